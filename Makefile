@@ -1,0 +1,39 @@
+# `make study` and `make test` set up what they need themselves; a second call finds it done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: study test lint types check clean
+
+study: $(VENV)/.study
+	@$(BIN)/bench run --optimizers all --epochs 20 || test $$? -eq 5  # 5: every run was there already
+	$(BIN)/bench report
+
+test: $(VENV)/.test
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/pyright
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# One rule for both environments: the stamp .study holds the package, .test adds what the tests need. `uv` where it is
+# on the path, else venv and pip.
+$(VENV)/.study: EXTRAS := .
+$(VENV)/.test: EXTRAS := .[dev]
+$(VENV)/.study $(VENV)/.test: pyproject.toml
+	@if command -v uv >/dev/null; then \
+		test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
+		uv pip install --quiet --python $(BIN)/python --editable '$(EXTRAS)'; \
+	else \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '$(EXTRAS)'; \
+	fi
+	@touch $@

@@ -1,0 +1,226 @@
+"""The `bench` command. Options are parsed here; each command imports what it needs, so that `--help` is instant.
+
+Data goes to standard output, progress to standard error. Exit codes: 0 ok, 1 some run failed, 2 usage, 5 nothing to
+do, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bench.runner import Plan
+    from bench.study import Study
+
+EXIT_FAILED_RUNS, EXIT_USAGE, EXIT_NOTHING_TO_DO, EXIT_INTERRUPTED = 1, 2, 5, 130
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of all studies.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="optimizer-bench", prog_name="bench")
+def cli() -> None:
+    """Show, with evidence, which optimizer trains a multimodal network best."""
+
+
+@cli.command("run")
+@click.option(
+    "--optimizers",
+    "-o",
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    help="Names, groups (all, builtin), globs, module:Class or file.py:Class; commas or repeated.",
+)
+@click.option(
+    "--override",
+    "-O",
+    "overrides",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="A setting of one optimizer, as adamw.lr=3e-4.",
+)
+@click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]")
+@click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]")
+@click.option("--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]")
+@click.option(
+    "--lr",
+    "rates",
+    type=click.Choice(["default", "documents"]),
+    help="Whose settings: published defaults or the documents' study.  [default: the protocol's]",
+)
+@RESULTS
+@click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]")
+@click.option(
+    "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
+)
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
+@click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
+@click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")  # fmt: skip
+def run_command(
+    optimizers: Sequence[str], overrides: Sequence[str], results: Path, as_json: bool, dry_run: bool, **options: Any
+) -> None:
+    """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
+    from bench.display import display
+    from bench.protocol import default_protocol
+    from bench.runner import carry_out, prepare
+
+    reason = "given"
+    if options["protocol"] is None:
+        options["protocol"], reason = default_protocol()
+    options["overrides"] = _parse_overrides(overrides)
+    command = shlex.join(["bench", *sys.argv[1:]])
+    plan = prepare(list(optimizers), results=results, command=command, **options)
+    _announce(plan, reason)
+    if dry_run:
+        rows = [{"run_id": run.run_id, "optimizer": run.optimizer, "seed": run.seed} for run in plan.missing]
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
+        return
+    with display(plan, _progress_console()) as watcher:
+        study = carry_out(plan, watcher)
+    _show(study, as_json)
+    planned = {run.run_id for run in plan.runs}
+    failed = [r for r in study.records if r.run_id in planned and r.outcome not in ("ok", "diverged")]
+    if failed:
+        click.echo(f"{len(failed)} runs failed; their records say why; --retry-failed runs them again", err=True)
+        sys.exit(EXIT_FAILED_RUNS)
+    if not plan.missing:
+        click.echo("nothing to do: every run of this study has a record", err=True)
+        sys.exit(EXIT_NOTHING_TO_DO)
+
+
+def _announce(plan: Plan, reason: str) -> None:
+    """The first lines: which protocol and why, and what will run."""
+    protocol, done = plan.protocol, len(plan.runs) - len(plan.missing)
+    optimizers = list(dict.fromkeys(run.optimizer for run in plan.runs))
+    title = f" — {protocol.title}" if protocol.title else ""
+    click.echo(f"protocol {protocol.name} ({protocol.hash}){title}; chosen because {reason}" if reason != "given"
+               else f"protocol {protocol.name} ({protocol.hash}){title}", err=True)  # fmt: skip
+    click.echo(
+        f"{len(optimizers)} optimizers × {len(plan.runs) // len(optimizers)} seeds × {protocol.epochs} epochs = "
+        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.workers} workers of {plan.threads} "
+        f"threads on {plan.device}; records in {plan.store.path}",
+        err=True,
+    )
+
+
+def _parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`adamw.lr=3e-4` to {"adamw": {"lr": 0.0003}}; values are JSON, or plain text where they are not."""
+    from bench.errors import UsageError
+
+    overrides: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        name, dot, key = place.rpartition(".")
+        if not (equals and dot and name and key and value):
+            raise UsageError(f"-O {text!r}: allowed is NAME.KEY=VALUE, as adamw.lr=3e-4")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        overrides.setdefault(name, {})[key] = parsed
+    return overrides
+
+
+def _progress_console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _show(study: Study, as_json: bool) -> None:
+    """The closing table, or every record as JSON."""
+    if as_json:
+        click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))
+        return
+    from rich.console import Console
+
+    from bench.tables import terminal_summary
+
+    Console().print(terminal_summary(study))
+
+
+@cli.command("report")
+@click.argument("study", required=False)
+@RESULTS
+@click.option(
+    "--reports",
+    type=click.Path(path_type=Path),
+    default=Path("reports"),
+    show_default=True,
+    help="Folder of all reports.",
+)
+@click.option("--protocol-hash", help="Which protocol's runs, where there are several.  [default: the latest]")
+def report_command(study: str | None, results: Path, reports: Path, protocol_hash: str | None) -> None:
+    """Write reports/STUDY/report.md with tables and plots.  [default: the study changed last]"""
+    from bench.report import write_report
+    from bench.store import study_name
+    from bench.study import load_study
+
+    folder = results / study_name(study) if study else _latest_study(results)
+    loaded, counts = load_study(folder, protocol_hash)
+    others = {key: count for key, count in counts.items() if key != loaded.protocol.hash}
+    click.echo(write_report(loaded, reports / loaded.name, others))
+
+
+def _latest_study(results: Path) -> Path:
+    from bench.errors import UsageError
+    from bench.study import find_studies
+
+    studies = find_studies(results)
+    if not studies:
+        raise UsageError(f"no study in {results}; `bench run` makes one")
+    return studies[-1]
+
+
+@cli.command("list")
+@click.argument("kind", type=click.Choice(["optimizers", "workloads", "protocols", "studies"]), required=False)
+@RESULTS
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(kind: str | None, results: Path, as_json: bool) -> None:
+    """List optimizers, workloads, protocols and studies."""
+    from bench import listing
+
+    kinds = [kind] if kind else ["optimizers", "workloads", "protocols", "studies"]
+    content = {name: listing.LISTS[name](results) for name in kinds}
+    if as_json:
+        click.echo(json.dumps(content[kind] if kind else content, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for name, rows in content.items():
+        console.print(listing.table(name, rows))
+
+
+def main() -> None:
+    """Run the command; bad input ends in one line and exit code 2."""
+    from bench.errors import UsageError
+
+    try:
+        cli.main(standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted; finished runs are kept, and the same command goes on with the rest", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(EXIT_USAGE)

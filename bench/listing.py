@@ -1,0 +1,120 @@
+"""What `bench list` prints: optimizers, workloads, protocols and studies as plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+
+
+def optimizers(results: Path) -> list[Row]:
+    """Every entry with its groups and default settings."""
+    del results
+    from bench.optimizers.catalog import CATALOG, GROUPS
+
+    return [
+        {
+            "name": spec.name,
+            "title": spec.title,
+            "groups": [group for group, names in GROUPS.items() if spec.name in names],
+            "defaults": dict(spec.defaults),
+            "documents": None if spec.documents is None else dict(spec.documents),
+            "reference": spec.reference,
+        }
+        for spec in CATALOG.values()
+    ]
+
+
+def workloads(results: Path) -> list[Row]:
+    """Every workload with the exact number of trainable parameters."""
+    del results
+    from bench.workload import WORKLOADS
+
+    return [
+        {
+            "name": workload.name,
+            "title": workload.title,
+            "modalities": list(workload.modalities),
+            "parameters": workload.parameter_count(),
+            "reads_files": workload.reads_files,
+        }
+        for workload in WORKLOADS.values()
+    ]
+
+
+def protocols(results: Path) -> list[Row]:
+    """Every built-in protocol."""
+    del results
+    from bench.protocol import PROTOCOLS
+
+    return [
+        {
+            "name": protocol.name,
+            "hash": protocol.hash,
+            "title": protocol.title,
+            "workload": protocol.workload.name,
+            "epochs": protocol.epochs,
+            "batch_size": protocol.batch_size,
+            "precision": protocol.precision,
+            "seeds": protocol.seeds,
+        }
+        for protocol in PROTOCOLS.values()
+    ]
+
+
+def studies(results: Path) -> list[Row]:
+    """Every study under `results` with its finished runs."""
+    from bench.store import Store
+    from bench.study import find_studies
+
+    rows = []
+    for path in find_studies(results):
+        records, bad = Store(path).records()
+        rows.append(
+            {
+                "name": path.name,
+                "runs": len(records),
+                "optimizers": len({r.optimizer for r in records}),
+                "protocols": sorted({r.protocol.hash for r in records}),
+                "unreadable": len(bad),
+            }
+        )
+    return rows
+
+
+LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
+    "optimizers": optimizers,
+    "workloads": workloads,
+    "protocols": protocols,
+    "studies": studies,
+}
+_LONG = {"documents", "reference"}  # columns only the JSON shows
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    """The rows as a table for the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    keys = [key for key in (rows[0] if rows else {"none": None}) if key not in _LONG]
+    for key in keys:
+        shown.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(_cell(row[key])) for key in keys))
+    return shown
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(v) for v in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

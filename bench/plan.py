@@ -1,0 +1,50 @@
+"""A run and its identity: protocol × optimizer × hyper-parameters × seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from bench.protocol import Protocol
+
+
+class Run(BaseModel):
+    """One training run as plain data, so that any engine can carry it to a worker.
+
+    `optimizer` is the entry's name or reference; a worker finds the constructor by it. `source_digest` is the SHA-256
+    of a user's optimizer file, `data_digest` of the files a dataset reads.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    protocol: Protocol
+    optimizer: str
+    hyperparameters: dict[str, JsonValue]
+    seed: int
+    revision: int = 1
+    source_digest: str | None = None
+    data_digest: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """`<optimizer>-s<seed>-<hash>`: a readable beginning and 12 digits over all that can change the result."""
+        identity: dict[str, Any] = {
+            "protocol": self.protocol.canonical_json(),
+            "optimizer": self.optimizer,
+            "hyperparameters": self.hyperparameters,
+            "seed": self.seed,
+            "revision": self.revision,
+            "source": self.source_digest,
+            "data": self.data_digest,
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{slug(self.optimizer)}-s{self.seed}-{digest[:12]}"
+
+
+def slug(name: str) -> str:
+    """`name` as part of a file name: letters, digits, `_` and `.`, everything else a dash; at most 60 characters."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")[-60:].lstrip("-.") or "optimizer"

@@ -1,0 +1,195 @@
+"""The schema of what a study stores: one `RunRecord` a run and one `CurvePoint` an epoch, as strict JSON.
+
+Numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity"; metrics are percent unless named rank.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, ValidationError
+
+SCHEMA_VERSION = 1
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _read_number(value: Any) -> Any:
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _write_number(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+Number = Annotated[float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json")]
+
+
+class Outcome(StrEnum):
+    """How a run ended; every one of them is a result."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+class BadRecordError(ValueError):
+    """A stored record that cannot be read; the message names the file and the fault."""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class ProtocolName(_Stored):
+    """Which protocol a run followed; the full text is stored once a study under its hash."""
+
+    name: str
+    hash: str
+
+
+class Failure(_Stored):
+    """Why a run is not ok: one line, where it happened, and the traceback where there was an exception."""
+
+    reason: str
+    epoch: int | None = None
+    step: int | None = None
+    traceback: str | None = None
+
+
+class Seconds(_Stored):
+    """Time of a run; `training` holds data, forward, backward, clipping and `optimizer_step`, not evaluation."""
+
+    training: float = 0.0
+    optimizer_step: float = 0.0
+    evaluation: float = 0.0
+    setup: float = 0.0
+    total: float = 0.0
+
+
+class MemoryUse(_Stored):
+    """`peak_bytes`: of the device, or of the process on a CPU. `state_bytes`: tensors the optimizer keeps."""
+
+    peak_bytes: int = 0
+    state_bytes: int = 0
+
+
+class Fingerprints(_Stored):
+    """Equal for all optimizers of a block: SHA-256 of initial weights and of all batch orders, and the step-0 loss."""
+
+    initial_weights: str
+    batch_order: str
+    initial_loss: Number | None = None
+    data: str | None = None
+
+
+class Diagnostics(_Stored):
+    """What a run's parameters went through.
+
+    `zero_update` and `large_update`: parameters whose observed update was exactly 0 although they had a gradient, or
+    larger than their own norm (those that start at zero left out), with the number of observations in which it was.
+    """
+
+    parameters: int = 0
+    parameters_without_gradient: int = 0
+    without_gradient: tuple[str, ...] = ()
+    zero_update: dict[str, int] = Field(default_factory=dict)
+    large_update: dict[str, int] = Field(default_factory=dict)
+    observed_steps: int = 0
+    skipped_steps: int = 0
+
+
+class Environment(_Stored):
+    """Where a run ran; no names of users, hosts or paths."""
+
+    versions: dict[str, str]
+    device: str
+    processor: str
+    cores: int
+    threads: int
+    driver: str | None = None
+    deterministic: bool = False
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+class CurvePoint(_Stored):
+    """The state of a run at the end of an epoch; seconds count from the start of the run.
+
+    `loss`, `pair_losses` and `gradient_norm` are means over the epoch's steps, the gradient norm before clipping;
+    `update_ratio` is ‖Δw‖ / ‖w‖ over all parameters at the epoch's last step; `metrics` are of the test split, empty in
+    epochs without evaluation.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    loss: Number
+    pair_losses: dict[str, Number]
+    gradient_norm: Number
+    update_ratio: Number
+    learning_rate: Number
+    metrics: dict[str, Number]
+    seconds: Seconds
+    peak_bytes: int
+
+
+class RunRecord(_Stored):
+    """One run's result. `metrics` are the last epoch's on the test split; a run that is not ok has none."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    protocol: ProtocolName
+    optimizer: str
+    title: str
+    hyperparameters: dict[str, JsonValue]
+    seed: int
+    outcome: Outcome
+    failure: Failure | None = None
+    metrics: dict[str, Number] = Field(default_factory=dict)
+    validation_metrics: dict[str, Number] = Field(default_factory=dict)
+    class_metrics: dict[str, Number] = Field(default_factory=dict)
+    chance: dict[str, Number] = Field(default_factory=dict)
+    ceiling: dict[str, Number] = Field(default_factory=dict)
+    class_chance: dict[str, Number] = Field(default_factory=dict)
+    loss: Number | None = None
+    best_loss: Number | None = None
+    epochs: int = 0
+    steps: int = 0
+    fingerprints: Fingerprints | None = None
+    seconds: Seconds = Seconds()
+    memory: MemoryUse = MemoryUse()
+    diagnostics: Diagnostics = Diagnostics()
+    environment: Environment | None = None
+    finished: str = Field(description="UTC time of the end, ISO 8601")
+    command: str | None = None
+
+
+def read_record(text: str | bytes, source: str) -> RunRecord:
+    """The record in `text`.
+
+    Raises `BadRecordError` that begins with `source` where the text is no record of this schema.
+    """
+    return _read(RunRecord, text, source)
+
+
+def read_curve_point(text: str | bytes, source: str) -> CurvePoint:
+    """The curve point in `text`; raises `BadRecordError` as `read_record` does."""
+    return _read(CurvePoint, text, source)
+
+
+Stored = TypeVar("Stored", bound=_Stored)
+
+
+def _read(kind: type[Stored], text: str | bytes, source: str) -> Stored:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "content"
+        raise BadRecordError(f"{source}: {place}: {first['msg']}") from None

@@ -1,0 +1,155 @@
+"""Which optimizers there are: the catalog's entries, and any class by reference; and what `--optimizers` selects."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from bench.errors import UsageError
+from bench.optimizers.catalog import CATALOG, GROUPS
+from bench.spec import OptimizerSpec, Role, RoledParameter
+from bench.suggestions import unknown
+
+Rates = Literal["default", "documents"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """An entry and the settings it will run with."""
+
+    spec: OptimizerSpec
+    hyperparameters: Mapping[str, Any]
+
+
+@cache
+def entry(name: str) -> OptimizerSpec:
+    """The entry of that name, or one made for the class behind `module:Class` or `file.py:Class`.
+
+    Raises `UsageError` where there is no such entry, file, module, class, or the class is no optimizer.
+    """
+    if name in CATALOG:
+        return CATALOG[name]
+    if ":" not in name:
+        raise UsageError(unknown("optimizer", name, [*CATALOG, *GROUPS]) + ", or module:Class, or file.py:Class")
+    place, _, attribute = name.partition(":")
+    module, digest = _load_file(place, name) if place.endswith(".py") else (_load_module(place, name), None)
+    found = getattr(module, attribute, None)
+    if found is None:
+        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Optimizer)]
+        raise UsageError(f"optimizer {name!r}: {unknown('class', attribute, classes)}")
+    if isinstance(found, OptimizerSpec):
+        return replace(found, name=name, source_digest=digest)
+    if not (inspect.isclass(found) and issubclass(found, Optimizer)):
+        raise UsageError(f"optimizer {name!r}: {attribute} is a {type(found).__name__}; allowed is a subclass of "
+                         "torch.optim.Optimizer or an OptimizerSpec")  # fmt: skip
+    return OptimizerSpec(
+        name=name, title=attribute, constructor=found, defaults={"lr": _default_rate(found)},
+        reference=name, source_digest=digest,
+    )  # fmt: skip
+
+
+def _load_file(place: str, name: str) -> tuple[Any, str]:
+    """The module of a Python file, and the SHA-256 of its source."""
+    path = Path(place)
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"optimizer {name!r}: cannot read {place}: {error.strerror}") from None
+    digest = hashlib.sha256(source).hexdigest()
+    module_name = f"bench_plugin_{digest[:16]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickling look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as error:
+        del sys.modules[module_name]
+        raise UsageError(f"optimizer {name!r}: {place} fails at import: {type(error).__name__}: {error}") from error
+    return module, digest
+
+
+def _load_module(place: str, name: str) -> Any:
+    try:
+        return importlib.import_module(place)
+    except ImportError as error:
+        raise UsageError(f"optimizer {name!r}: cannot import module {place!r}: {error}") from None
+
+
+def _default_rate(constructor: type[Optimizer]) -> float:
+    """The class's own default rate; 1e-3 where it has none."""
+    parameter = inspect.signature(constructor).parameters.get("lr")
+    default = None if parameter is None else parameter.default
+    return float(default) if isinstance(default, int | float) and not isinstance(default, bool) else 1e-3
+
+
+def select(patterns: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], rates: Rates) -> list[Selected]:
+    """The entries that `patterns` name (names, groups, globs, references; commas allowed), in order, each once.
+
+    `overrides` maps an entry's name to settings that replace its defaults.
+    Raises `UsageError` where a pattern selects nothing or a setting is not allowed.
+    """
+    names: dict[str, None] = {}
+    for pattern in (part.strip() for text in patterns for part in text.split(",")):
+        if not pattern:
+            continue
+        names.update(dict.fromkeys(_expand(pattern)))
+    if not names:
+        raise UsageError(f"no optimizers given; allowed are {', '.join([*GROUPS, *CATALOG])}")
+    if idle := sorted(set(overrides) - set(names)):
+        raise UsageError(f"-O {idle[0]}: that optimizer is not selected; selected are {', '.join(names)}")
+    return [_selected(name, overrides.get(name, {}), rates) for name in names]
+
+
+def _expand(pattern: str) -> Sequence[str]:
+    """The entries' names behind one pattern."""
+    if pattern in GROUPS:
+        return GROUPS[pattern]
+    if any(sign in pattern for sign in "*?[") and ":" not in pattern:
+        matches = fnmatch.filter(CATALOG, pattern)
+        if not matches:
+            raise UsageError(f"optimizer pattern {pattern!r} matches none of {', '.join(CATALOG)}")
+        return matches
+    return [entry(pattern).name]
+
+
+def _selected(name: str, overrides: Mapping[str, Any], rates: Rates) -> Selected:
+    spec = entry(name)
+    base = spec.documents if rates == "documents" and spec.documents is not None else spec.defaults
+    hyperparameters = {**base, **overrides}
+    _try_constructor(spec, hyperparameters)
+    return Selected(spec=spec, hyperparameters=hyperparameters)
+
+
+def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> None:
+    """Build the optimizer on a few parameters, so that a bad setting is found before anything runs."""
+    parameters = [
+        RoledParameter(name=role, parameter=nn.Parameter(torch.zeros(2, 2)), role=role)
+        for role in (Role.HIDDEN_MATRIX, Role.HEAD)
+    ]
+    accepted = inspect.signature(spec.constructor).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
+    extra = sorted(set(hyperparameters) - set(accepted))
+    if extra and not open_ended:
+        allowed = [name for name in accepted if name not in ("self", "params")]
+        raise UsageError(f"optimizer {spec.name}: {unknown('hyper-parameter', extra[0], allowed)}")
+    lr = hyperparameters["lr"]
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < float("inf"):
+        raise UsageError(f"optimizer {spec.name}: lr is {lr!r}; allowed is a finite number >= 0")
+    try:
+        spec.build(parameters, hyperparameters)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer {spec.name}: {' '.join(str(error).split())}") from None

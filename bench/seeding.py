@@ -1,0 +1,60 @@
+"""Randomness by role: within a block (one seed) every optimizer meets the same streams.
+
+A stream's seed depends on the block's seed and on what the stream is for, never on the optimizer. An optimizer that
+draws random numbers itself gets a stream of its own, so that it cannot shift the data's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Role = Literal["init", "order", "augmentation", "dropout", "optimizer"]
+_ROLE_NUMBERS: dict[Role, int] = {"init": 0, "order": 1, "augmentation": 2, "dropout": 3, "optimizer": 4}
+
+
+def role_seed(seed: int, role: Role) -> int:
+    """The 63-bit seed of one role's stream in block `seed`."""
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(_ROLE_NUMBERS[role],))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators within the block and put them back after it.
+
+    For code that only knows the global generator: the initialisers of torch's layers, and an optimizer's own draws.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def batch_order(seed: int, epoch: int, samples: int) -> Tensor:
+    """The order [samples] in which epoch `epoch` (from 1) visits the training samples; on the CPU."""
+    sequence = np.random.SeedSequence(entropy=seed, spawn_key=(epoch,))
+    generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+    return torch.randperm(samples, generator=generator)
+
+
+def order_fingerprint(seed: int, epochs: int, samples: int) -> str:
+    """SHA-256 over the batch orders of all epochs."""
+    digest = hashlib.sha256()
+    for epoch in range(1, epochs + 1):
+        digest.update(batch_order(seed, epoch, samples).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""What the harness knows about an optimizer: one frozen record an entry, and the parameter groups built from it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Role(StrEnum):
+    """What a parameter does in its network; a network declares it by ordered name patterns."""
+
+    HIDDEN_MATRIX = "hidden_matrix"
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    NORM = "norm"
+    BIAS = "bias"
+    CONVOLUTION = "convolution"
+    MEMORY_SLOTS = "memory_slots"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRange:
+    """A hyper-parameter's search range; `log` means uniform in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoledParameter:
+    """One trainable parameter with its name in the network and its role."""
+
+    name: str
+    parameter: nn.Parameter
+    role: Role
+
+
+ParameterGroups = Callable[[Sequence[RoledParameter]], list[dict[str, Any]]]
+
+
+def one_group(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
+    """The ordinary policy: every parameter in a single group, in the network's order."""
+    return [{"params": [p.parameter for p in parameters]}]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    """An entry of the registry.
+
+    `defaults` are the settings of `--lr default`, `documents` those of the documents' study where it had the entry.
+    Both name every hyper-parameter that differs from the constructor's own default, and `lr` always.
+    `revision` is raised by one when the entry's numerics change, so that old records are not taken for new ones.
+    """
+
+    name: str
+    title: str
+    constructor: Callable[..., Optimizer]
+    defaults: Mapping[str, Any]
+    documents: Mapping[str, Any] | None = None
+    search: Mapping[str, SearchRange] = field(default_factory=dict)
+    groups: ParameterGroups = one_group
+    reference: str
+    source_digest: str | None = None
+    revision: int = 1
+
+    def __post_init__(self) -> None:
+        if "lr" not in self.defaults:
+            raise ValueError(f"OptimizerSpec {self.name!r}: defaults must name lr; they are {sorted(self.defaults)}")
+        unknown = set(self.search) - set(self.defaults)
+        if unknown:
+            raise ValueError(
+                f"OptimizerSpec {self.name!r}: search keys {sorted(unknown)} have no default; "
+                f"defaults are {sorted(self.defaults)}"
+            )
+
+    def build(self, parameters: Sequence[RoledParameter], hyperparameters: Mapping[str, Any]) -> Optimizer:
+        """The optimizer over `parameters`, grouped by the entry's policy."""
+        return self.constructor(self.groups(parameters), **hyperparameters)
+
+
+def learning_rate_search(lr: float) -> dict[str, SearchRange]:
+    """The same width for everyone: two decades either side of the published default."""
+    return {"lr": SearchRange(low=lr / 100, high=lr * 100)}
+
+
+def resolve(reference: str) -> Any:
+    """The object behind `module:attribute`.
+
+    Raises `ImportError` or `AttributeError` as Python does.
+    """
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,89 @@
+"""A study: the records of one folder that follow one protocol, as tables and data frames."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import UsageError
+from bench.protocol import Protocol
+from bench.record import BadRecordError, CurvePoint, RunRecord
+from bench.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one protocol in a study's folder; `bad` are records that could not be read."""
+
+    path: Path
+    protocol: Protocol
+    records: tuple[RunRecord, ...]
+    bad: tuple[BadRecordError, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @cached_property
+    def curves(self) -> dict[str, list[CurvePoint]]:
+        """Every run's curve by run id."""
+        store = Store(self.path)
+        return {record.run_id: store.read_curve(record.run_id) for record in self.records}
+
+    def frame(self) -> pd.DataFrame:
+        """One row a run: optimizer, seed, outcome, learning rate, loss, times, memory and every metric (percent)."""
+        import pandas as pd
+
+        rows = [
+            {
+                "run_id": r.run_id,
+                "optimizer": r.optimizer,
+                "seed": r.seed,
+                "outcome": str(r.outcome),
+                "learning_rate": r.hyperparameters.get("lr"),
+                "loss": r.loss,
+                "training_seconds": r.seconds.training,
+                "optimizer_seconds": r.seconds.optimizer_step,
+                "evaluation_seconds": r.seconds.evaluation,
+                "peak_bytes": r.memory.peak_bytes,
+                "state_bytes": r.memory.state_bytes,
+                **r.metrics,
+            }
+            for r in self.records
+        ]
+        return pd.DataFrame(rows)
+
+
+def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dict[str, int]]:
+    """The study in `path`, and how many runs its folder holds of each protocol hash.
+
+    Without `protocol_hash`, the protocol of the latest finished run. Records of different protocols are never mixed.
+    Raises `UsageError` where there is no study or no such protocol in it.
+    """
+    store = Store(path)
+    records, bad = store.records()
+    if not records:
+        faults = f"; {len(bad)} unreadable, first: {bad[0]}" if bad else ""
+        raise UsageError(f"no finished runs in {path}{faults}")
+    counts = Counter(record.protocol.hash for record in records)
+    chosen = protocol_hash or max(records, key=lambda r: (r.finished, r.run_id)).protocol.hash
+    if chosen not in counts:
+        raise UsageError(f"study {path}: no runs of protocol {chosen!r}; there are {', '.join(sorted(counts))}")
+    own = tuple(record for record in records if record.protocol.hash == chosen)
+    return Study(path, store.read_protocol(chosen), own, tuple(bad)), dict(counts)
+
+
+def find_studies(results: Path) -> Sequence[Path]:
+    """The study folders under `results`, latest changed last."""
+    if not results.is_dir():
+        return []
+    found = [entry for entry in results.iterdir() if (entry / "runs").is_dir()]
+    return sorted(found, key=lambda path: ((path / "runs").stat().st_mtime, path.name))

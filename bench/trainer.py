@@ -1,0 +1,342 @@
+"""The one training loop. It names no optimizer and no workload."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from bench import environment
+from bench.clock import Clock, StepTimer
+from bench.datasets.samples import Dataset, HeldOut, Samples
+from bench.diagnostics import DivergenceWatch, UpdateWatch
+from bench.metrics import (
+    NonFiniteEmbeddingError,
+    all_directions,
+    chance,
+    directions,
+    embedding_scores,
+    scores_of_matcher,
+)
+from bench.models.dropout import DropoutStream
+from bench.models.multimodal_memory import NO_DROPOUT
+from bench.objective import pair_losses
+from bench.plan import Run
+from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, ProtocolName, RunRecord, Seconds
+from bench.registry import entry
+from bench.schedule import learning_rate_factor
+from bench.seeding import batch_order, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
+from bench.workload import Workload, roled_parameters
+
+EVALUATION_BATCH = 256
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+OnEpoch = Callable[[CurvePoint], None]
+
+
+class DivergedError(ArithmeticError):
+    """A run left the region its protocol allows; a result, not a fault."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+@dataclass(slots=True, kw_only=True)
+class _EpochTotals:
+    """What the steps of an epoch leave on the device until its end."""
+
+    losses: Tensor  # [steps]
+    pairs: Tensor  # [steps, pairs]
+    gradient_norms: Tensor  # [steps]
+
+
+def training_inputs(samples: Samples) -> dict[str, Tensor]:
+    """The modalities that are present, by name."""
+    inputs = {"text": samples.text_NL, "image": samples.image_N3HW, "audio": samples.audio_N1FT}
+    return {name: x for name, x in inputs.items() if x is not None}
+
+
+@lru_cache(maxsize=2)
+def resident_dataset(workload_json: str, data_dir: Path | None, device: str) -> Dataset:
+    """The dataset of a workload, built once a process."""
+    return Workload.model_validate_json(workload_json).build_dataset(data_dir, device)
+
+
+class Trainer:
+    """One run from fresh weights to its record; holds what changes over the run's steps."""
+
+    def __init__(self, run: Run, device: torch.device, data_dir: Path | None = None) -> None:
+        protocol, workload = run.protocol, run.protocol.workload
+        self.run, self.protocol, self.device = run, protocol, device
+        self.clock, self.step_timer = Clock(device), StepTimer(device)
+        environment.reset_peak_memory(device)
+        with self.clock.part("setup"):
+            self.dataset = resident_dataset(workload.model_dump_json(), data_dir, str(device))
+            with torch_seeded(role_seed(run.seed, "init")):
+                self.model = workload.build_model()
+            self.initial_weights = weights_fingerprint(self.model)
+            self.model.to(device)
+            roled = roled_parameters(self.model, workload.roles())
+            self.optimizer: Optimizer = entry(run.optimizer).build(roled, run.hyperparameters)
+            self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+            self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
+            self.updates = UpdateWatch(self.model)
+            self.divergence = DivergenceWatch(self.model, protocol)
+            probability = getattr(self.model, "dropout_probability", 0.0)
+            self.dropout = DropoutStream(probability, role_seed(run.seed, "dropout"), device)
+        self.step = self.samples = self.skipped_steps = 0
+        self.initial_loss: float | None = None
+        self.last_loss: float | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        size, batch = self.dataset.training_size, self.protocol.batch_size
+        return size // batch if self.protocol.drop_last else -(-size // batch)
+
+    def autocast(self) -> torch.autocast:
+        """The protocol's precision as a context."""
+        dtype = AUTOCAST.get(self.protocol.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def train_epoch(self, epoch: int) -> _EpochTotals:
+        """All steps of an epoch; nothing is read back from the device."""
+        self.model.train()
+        samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
+        order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples)).to(self.device)
+        steps, totals = self.steps_per_epoch, None
+        for i in range(steps):
+            batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
+            losses, gradient_norm = self._train_step(batch, watched=self.step == 0 or i == steps - 1)
+            if totals is None:
+                totals = _EpochTotals(
+                    losses=torch.zeros(steps, device=self.device),
+                    pairs=torch.zeros(steps, len(losses), device=self.device),
+                    gradient_norms=torch.zeros(steps, device=self.device),
+                )
+            totals.pairs[i] = torch.stack(list(losses.values())).detach()
+            totals.gradient_norms[i] = gradient_norm
+            self._pair_names = tuple(losses)
+        assert totals is not None
+        totals.losses = totals.pairs.sum(dim=1)
+        return totals
+
+    def _train_step(self, batch: Samples, *, watched: bool) -> tuple[dict[str, Tensor], Tensor]:
+        """One step; returns each pair's loss and the gradient's norm before clipping."""
+        factor = learning_rate_factor(self.protocol.schedule, self.step, self.protocol.epochs * self.steps_per_epoch)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        self.dropout.start_step(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            embeddings = self.model(training_inputs(batch), batch.text_mask_NL, self.dropout)
+        workload = self.protocol.workload
+        losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
+                             multi_positive=workload.multi_positive)  # fmt: skip
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        limit = self.protocol.clip_norm or float("inf")
+        gradient_norm = nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+        with self.updates.observe() if watched else _nothing(), self.step_timer.measure():
+            self.scaler.step(self.optimizer)
+        scale = self.scaler.get_scale()
+        self.scaler.update()
+        self.skipped_steps += self.scaler.get_scale() < scale
+        self.step += 1
+        self.samples += len(batch)
+        return losses, gradient_norm
+
+    @torch.inference_mode()
+    def embeddings(self, split: HeldOut) -> tuple[dict[str, Tensor], Samples]:
+        """Embeddings [N, D] of every modality of a held-out split, float32, and the split."""
+        self.model.eval()
+        samples = self.dataset.held_out(split)
+        parts: dict[str, list[Tensor]] = {}
+        for start in range(0, len(samples), EVALUATION_BATCH):
+            batch = samples.take(slice(start, start + EVALUATION_BATCH))
+            with self.autocast():
+                embeddings = self.model(training_inputs(batch), batch.text_mask_NL, NO_DROPOUT)
+            for name, x in embeddings.items():
+                parts.setdefault(name, []).append(x.float())
+        return {name: torch.cat(xs) for name, xs in parts.items()}, samples
+
+    def evaluate(self, split: HeldOut) -> dict[str, float]:
+        """Instance-level retrieval metrics of a held-out split, in percent."""
+        embeddings, samples = self.embeddings(split)
+        return embedding_scores(embeddings, samples.match_N)
+
+    def epochs(self) -> Iterator[CurvePoint]:
+        """Train epoch by epoch.
+
+        Raises `DivergedError` after the epoch in which the run left the protocol's limits.
+        """
+        for epoch in range(1, self.protocol.epochs + 1):
+            first_step = self.step
+            with self.clock.part("training"):
+                totals = self.train_epoch(epoch)
+                losses = totals.losses.tolist()
+            if self.initial_loss is None:
+                self.initial_loss = losses[0]
+            self.last_loss = sum(losses) / len(losses)
+            failure = self.divergence.check(losses, epoch, first_step)
+            metrics: dict[str, float] = {}
+            due = epoch % self.protocol.evaluate_every == 0 or epoch == self.protocol.epochs
+            if due and failure is None:
+                with self.clock.part("evaluation"):
+                    try:
+                        metrics = self.evaluate("test")
+                    except NonFiniteEmbeddingError as error:
+                        failure = Failure(reason=str(error), epoch=epoch, step=self.step - 1)
+            yield self._curve_point(epoch, totals, metrics)
+            if failure is not None:
+                raise DivergedError(failure)
+
+    def _curve_point(self, epoch: int, totals: _EpochTotals, metrics: dict[str, Number]) -> CurvePoint:
+        pairs = totals.pairs.mean(dim=0).tolist()
+        return CurvePoint(
+            epoch=epoch,
+            step=self.step,
+            samples=self.samples,
+            loss=totals.losses.mean().item(),
+            pair_losses=dict(zip(self._pair_names, pairs, strict=True)),
+            gradient_norm=totals.gradient_norms.mean().item(),
+            update_ratio=self.updates.last_ratio,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            metrics=metrics,
+            seconds=self.seconds(),
+            peak_bytes=environment.peak_memory(self.device),
+        )
+
+    def seconds(self) -> Seconds:
+        """Time of the run so far."""
+        parts = {name: self.clock.seconds(name) for name in ("training", "evaluation", "setup")}
+        return Seconds(**parts, optimizer_step=self.step_timer.seconds(), total=sum(parts.values()))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def execute(
+    run: Run,
+    *,
+    device: torch.device,
+    data_dir: Path | None = None,
+    on_epoch: OnEpoch = lambda point: None,
+    command: str | None = None,
+) -> RunRecord:
+    """Carry out a run. Whatever happens to it becomes its record's outcome."""
+    trainer: Trainer | None = None
+    metrics: dict[str, float] = {}
+    try:
+        with torch_seeded(role_seed(run.seed, "optimizer")):
+            trainer = Trainer(run, device, data_dir)
+            for point in trainer.epochs():
+                on_epoch(point)
+                metrics = point.metrics
+        outcome, failure = Outcome.OK, None
+    except DivergedError as error:
+        outcome, failure = Outcome.DIVERGED, error.failure
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        outcome, failure = Outcome.OUT_OF_MEMORY, Failure(reason=_line(error), traceback=traceback.format_exc())
+    except Exception as error:  # the one place where a run's failure becomes a result
+        outcome, failure = Outcome.ERROR, Failure(reason=_line(error), traceback=traceback.format_exc())
+    return _record(run, trainer, outcome, failure, metrics if outcome is Outcome.OK else {}, command)
+
+
+def _line(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _record(
+    run: Run,
+    trainer: Trainer | None,
+    outcome: Outcome,
+    failure: Failure | None,
+    metrics: dict[str, float],
+    command: str | None,
+) -> RunRecord:
+    """The record of a run that has ended; `trainer` is None where it could not be set up."""
+    record = RunRecord(
+        run_id=run.run_id,
+        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
+        optimizer=run.optimizer,
+        title=entry(run.optimizer).title,
+        hyperparameters=run.hyperparameters,
+        seed=run.seed,
+        outcome=outcome,
+        failure=failure,
+        metrics=metrics,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
+    if trainer is None:
+        return record
+    test, pair_count = trainer.dataset.held_out("test"), len(list(trainer.protocol.workload.modalities))
+    best_pair = trainer.dataset.best_pair_loss(trainer.protocol.batch_size)
+    return record.model_copy(
+        update={
+            "validation_metrics": trainer.evaluate("validation") if metrics else {},
+            "class_metrics": _class_metrics(trainer) if metrics else {},
+            "chance": chance_metrics(test.match_N, trainer.protocol.workload.modalities),
+            "class_chance": chance_metrics(test.label_N, trainer.protocol.workload.modalities),
+            "ceiling": ceiling_metrics(trainer.dataset, "test", trainer.protocol.workload.modalities),
+            "loss": trainer.last_loss,
+            "best_loss": None if best_pair is None else best_pair * pair_count * (pair_count - 1) / 2,
+            "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
+            "steps": trainer.step,
+            "fingerprints": _fingerprints(trainer),
+            "seconds": trainer.seconds(),
+            "memory": MemoryUse(
+                peak_bytes=environment.peak_memory(trainer.device),
+                state_bytes=environment.state_bytes(trainer.optimizer),
+            ),
+            "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
+            "environment": environment.environment(trainer.device),
+        }
+    )
+
+
+def _fingerprints(trainer: Trainer) -> Fingerprints:
+    return Fingerprints(
+        initial_weights=trainer.initial_weights,
+        batch_order=order_fingerprint(
+            role_seed(trainer.run.seed, "order"), trainer.protocol.epochs, trainer.dataset.training_size
+        ),
+        initial_loss=trainer.initial_loss,
+        data=trainer.dataset.digest,
+    )
+
+
+def _class_metrics(trainer: Trainer) -> dict[str, float]:
+    """Retrieval where every item of the query's class counts as found."""
+    embeddings, samples = trainer.embeddings("test")
+    return embedding_scores(embeddings, samples.label_N)
+
+
+def chance_metrics(ids_N: Tensor, modalities: tuple[str, ...]) -> dict[str, float]:
+    """Every metric when all similarities are equal."""
+    row = chance(ids_N)
+    return all_directions(lambda a, b: row, modalities)
+
+
+def ceiling_metrics(dataset: Dataset, split: HeldOut, modalities: tuple[str, ...]) -> dict[str, float]:
+    """Every metric of the best possible matcher; {} where the dataset knows none, and 100 % is not excluded."""
+    ids_N = dataset.held_out(split).match_N
+    scores = {pair: dataset.matcher_scores(split, *pair) for pair in directions(modalities).values()}
+    known = {pair: score for pair, score in scores.items() if score is not None}
+    if len(known) < len(scores):
+        return {}
+    return all_directions(lambda a, b: scores_of_matcher(known[a, b], ids_N), modalities)

@@ -1,0 +1,168 @@
+"""A workload: a network, a dataset, an objective and the modalities they share; plus the built-in ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from bench.errors import UsageError
+from bench.spec import Role, RoledParameter, resolve
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bench.datasets.samples import Dataset
+
+Modality = Literal["text", "image", "audio"]
+
+
+class Workload(BaseModel):
+    """What is trained on what; every field can change a result.
+
+    `dataset` and `model` are references (`module:Class`); their options are the constructors' keyword arguments.
+    `revision` is raised by one when the recipe's or the network's numerics change.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str
+    title: str
+    dataset: str
+    dataset_options: dict[str, JsonValue] = Field(default_factory=dict)
+    reads_files: bool = False
+    model: str = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
+    model_options: dict[str, JsonValue] = Field(default_factory=dict)
+    modalities: tuple[Modality, ...] = ("text", "image", "audio")
+    temperature: float = Field(default=0.07, gt=0)
+    multi_positive: bool = False
+    revision: int = 1
+
+    def build_model(self) -> nn.Module:
+        """The network with fresh weights from torch's global generator.
+
+        Raises `UsageError` where an option is not one of the network's.
+        """
+        try:
+            return resolve(self.model)(**self.model_options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"workload {self.name!r}: model_options: {error}") from error
+
+    def build_dataset(self, data_dir: Path | None, device: torch.device | str) -> Dataset:
+        """The dataset, resident on `device`.
+
+        Raises `UsageError` where an option is not allowed or a file is missing or broken.
+        """
+        place: dict[str, Any] = {"device": device}
+        if self.reads_files:
+            place["data_dir"] = data_dir
+        try:
+            return resolve(self.dataset)(**self.dataset_options, **place)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"workload {self.name!r}: {error}") from error
+
+    def check(self, data_dir: Path | None) -> Dataset:
+        """Build network and dataset once, before anything is written; returns the dataset.
+
+        Raises `UsageError` where an option is not allowed or a file is missing or broken.
+        """
+        import torch
+
+        with torch.device("meta"):
+            roled_parameters(self.build_model(), self.roles())
+        return self.build_dataset(data_dir, "cpu")
+
+    def parameter_count(self) -> int:
+        """Number of trainable parameters; no memory is taken for them."""
+        import torch
+
+        with torch.device("meta"):
+            return sum(p.numel() for p in self.build_model().parameters() if p.requires_grad)
+
+    def roles(self) -> Sequence[tuple[str, str]]:
+        """The network's ordered (pattern, role) pairs; `ROLES` of the module that defines it."""
+        module = self.model.partition(":")[0]
+        return resolve(f"{module}:ROLES")
+
+
+def roled_parameters(model: nn.Module, patterns: Sequence[tuple[str, str]]) -> list[RoledParameter]:
+    """Every trainable parameter with the role of the first pattern found in its name.
+
+    Raises `UsageError` where a parameter matches no pattern or a pattern no parameter.
+    """
+    roled, used = [], set()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        for i, (pattern, role) in enumerate(patterns):
+            if re.search(pattern, name):
+                roled.append(RoledParameter(name=name, parameter=parameter, role=Role(role)))
+                used.add(i)
+                break
+        else:
+            raise UsageError(f"parameter {name!r} matches no role pattern; patterns are {[p for p, _ in patterns]}")
+    if idle := [pattern for i, (pattern, _) in enumerate(patterns) if i not in used]:
+        raise UsageError(f"role patterns {idle} match no parameter of {type(model).__name__}")
+    return roled
+
+
+_STUDY_NETWORK: dict[str, JsonValue] = {
+    "vocab_size": 1000,
+    "text_embed_dim": 256,
+    "text_seq_len": 32,
+    "image_size": 64,
+    "patch_size": 8,
+    "latent_dim": 256,
+    "num_layers": 3,
+    "memory_size": 64,
+    "num_heads": 4,
+    "audio_channels": [64, 128, 256, 512],
+    "dropout": 0.1,
+}
+_SMALL_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
+    "text_embed_dim": 64,
+    "latent_dim": 64,
+    "image_size": 32,
+    "num_layers": 1,
+    "audio_channels": [16, 32, 64, 128],
+}
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            name="documents",
+            title="class-only synthetic data of the documents' study",
+            dataset="bench.datasets.documents:DocumentsData",
+            dataset_options={"training": 1000, "validation": 200, "test": 200},
+            model_options=_STUDY_NETWORK,
+        ),
+        Workload(
+            name="paired",
+            title="synthetic samples whose modalities share instance factors",
+            dataset="bench.datasets.paired:PairedData",
+            dataset_options={"training": 2000, "validation": 500, "test": 500},
+            model_options=_STUDY_NETWORK,
+        ),
+        Workload(
+            name="paired_small",
+            title="paired at width 64, one layer and 32 × 32 pixels",
+            dataset="bench.datasets.paired:PairedData",
+            dataset_options={"training": 1000, "validation": 500, "test": 500, "image_size": 32, "audio_size": 32},
+            model_options=_SMALL_NETWORK,
+        ),
+        Workload(
+            name="spoken_digits",
+            title="MNIST images, spoken digits and their captions",
+            dataset="bench.datasets.spoken_digits:SpokenDigits",
+            dataset_options={"training": 2000, "validation": 300, "test": 300},
+            reads_files=True,
+            model_options=_SMALL_NETWORK | {"vocab_size": 34, "num_layers": 2},
+            multi_positive=True,
+        ),
+    )
+}

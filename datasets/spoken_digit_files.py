@@ -1,0 +1,192 @@
+"""The files of the spoken digits: MNIST's test images and labels, and the Free Spoken Digit Dataset.
+
+Under the data folder, packed or not:
+
+    mnist/t10k-images-idx3-ubyte.gz, mnist/t10k-labels-idx1-ubyte.gz      10,000 images and their labels
+    fsdd/recordings/<digit>_<speaker>_<index>.wav                         8 kHz mono 16-bit; or recordings/
+
+Everything found missing, damaged or unexpected is a DataError that names the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from bench.datasets.samples import DataError, Split
+
+DIGITS = 10
+IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+IDX_BYTES = 8  # the type code of unsigned bytes in an idx file's magic number
+MNIST_SIZE = 28
+SAMPLE_RATE = 8000
+RECORDING_FORMAT = ("WAV", "PCM_16", 1, SAMPLE_RATE)
+RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_(0|[1-9][0-9]*)\.wav")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Recording:
+    """One file of FSDD, by what its name says."""
+
+    digit: int
+    speaker: str
+    index: int
+    path: Path
+
+    @property
+    def split(self) -> Split:
+        if self.index < 5:
+            return "test"
+        return "validation" if self.index < 10 else "training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where the set's files lie; recordings in order of digit, speaker and index."""
+
+    images: Path
+    labels: Path
+    recordings: tuple[Recording, ...]
+
+
+def locate(data_dir: Path | None) -> Files:
+    """Finds the files under `data_dir`, reading none; raises DataError where something is missing or misnamed."""
+    if data_dir is None:
+        raise DataError("spoken_digits: no data folder; pass --data-dir or set BENCH_DATA")
+    if not data_dir.is_dir():
+        raise DataError(f"spoken_digits: {data_dir} is not a folder; pass --data-dir or set BENCH_DATA")
+    folders = [data_dir / "fsdd" / "recordings", data_dir / "recordings"]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise DataError(f"spoken_digits: {folders[0]} is missing; expected a folder of <digit>_<speaker>_<index>.wav")
+    recordings = sorted(_recording(path) for path in folder.iterdir() if not path.name.startswith("."))
+    if not recordings:
+        raise DataError(f"spoken_digits: {folder} is empty; expected <digit>_<speaker>_<index>.wav")
+    mnist = data_dir / "mnist"
+    return Files(images=_idx_path(mnist, IMAGES), labels=_idx_path(mnist, LABELS), recordings=tuple(recordings))
+
+
+def _recording(path: Path) -> Recording:
+    name = RECORDING_NAME.fullmatch(path.name)
+    if name is None:
+        raise DataError(f"spoken_digits: {path} is misnamed; expected <digit>_<speaker>_<index>.wav")
+    return Recording(int(name[1]), name[2], int(name[3]), path)
+
+
+def _idx_path(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise DataError(f"spoken_digits: {folder / name}.gz is missing; expected the file of MNIST, packed or not")
+
+
+def _read_unpacked(path: Path) -> bytes:
+    """The file's bytes, unpacked if they are a gzip stream."""
+    content = path.read_bytes()
+    if not content.startswith(b"\x1f\x8b"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"spoken_digits: {path} is a damaged gzip file ({error}); expected it whole") from error
+
+
+def read_idx(path: Path, item_shape: tuple[int, ...]) -> np.ndarray:
+    """The uint8 array [N, *item_shape] of an idx file."""
+    content = _read_unpacked(path)
+    dimensions = 1 + len(item_shape)
+    header = struct.Struct(f">{1 + dimensions}I")
+    expected_magic = IDX_BYTES << 8 | dimensions
+    if len(content) < header.size:
+        raise DataError(f"spoken_digits: {path} has {len(content)} bytes; an idx header has {header.size}")
+    magic, count, *shape = header.unpack_from(content)
+    if magic != expected_magic:
+        raise DataError(f"spoken_digits: {path} has the magic number {magic:#010x}; expected {expected_magic:#010x}")
+    if tuple(shape) != item_shape:
+        raise DataError(f"spoken_digits: {path} holds items of shape {tuple(shape)}; expected {item_shape}")
+    expected_size = header.size + count * int(np.prod(item_shape))
+    if len(content) != expected_size:
+        raise DataError(f"spoken_digits: {path} has {len(content)} bytes; {count} items need {expected_size}")
+    return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *item_shape)
+
+
+def read_mnist(files: Files) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, 28, 28] and labels [N], uint8."""
+    image_NHW, label_N = read_idx(files.images, (MNIST_SIZE, MNIST_SIZE)), read_idx(files.labels, ())
+    if len(image_NHW) != len(label_N):
+        raise DataError(
+            f"spoken_digits: {files.labels} has {len(label_N)} labels; expected {len(image_NHW)}, one an image"
+        )
+    if label_N.max(initial=0) >= DIGITS:
+        raise DataError(f"spoken_digits: {files.labels} has a label {label_N.max()}; expected 0 to {DIGITS - 1}")
+    return image_NHW, label_N
+
+
+def import_libraries() -> tuple[ModuleType, ModuleType]:
+    """soundfile and torchaudio, which nothing but this workload needs."""
+    try:
+        import soundfile
+        import torchaudio
+    except (ImportError, OSError, RuntimeError) as error:  # also a missing libsndfile, a torchaudio of another torch
+        reason = str(error).partition("\n")[0]
+        raise ImportError(f"workload spoken_digits unavailable: {reason}") from error
+    return soundfile, torchaudio
+
+
+def _words(file_format: str, subtype: str, channels: int, rate: int) -> str:
+    return f"{file_format} {subtype}, {channels} channel(s) at {rate} Hz"
+
+
+def read_recording(path: Path) -> np.ndarray:
+    """The clip's waveform in [-1, 1), float32 [S]; an empty, silent, cut or unexpected file raises DataError."""
+    soundfile, _ = import_libraries()
+    try:
+        with path.open("rb") as file:
+            riff_size = 8 + int.from_bytes(file.read(8)[4:], "little")  # what the header says of the whole file
+        with soundfile.SoundFile(str(path)) as file:
+            found = (file.format, file.subtype, file.channels, file.samplerate)
+            wave_S = file.read(dtype="float32")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError(f"spoken_digits: {path} cannot be read ({error}); expected a wav file") from error
+    if found != RECORDING_FORMAT:
+        raise DataError(f"spoken_digits: {path} is {_words(*found)}; expected {_words(*RECORDING_FORMAT)}")
+    # libsndfile reads a cut file without a word, as far as it goes.
+    if riff_size > path.stat().st_size:
+        raise DataError(f"spoken_digits: {path} is cut off at {path.stat().st_size} bytes; expected {riff_size}")
+    if not wave_S.any():
+        raise DataError(f"spoken_digits: {path} is empty or silent; expected speech")
+    return wave_S
+
+
+def digest(data_dir: Path | None) -> str:
+    """SHA-256 over the names and unpacked bytes of all the set's files, whatever folder they lie in."""
+    files = locate(data_dir)
+    total = hashlib.sha256()
+    for name, content in _contents(files):
+        total.update(f"{name} {len(content)}\n".encode())
+        total.update(content)
+    return total.hexdigest()
+
+
+def _contents(files: Files) -> Iterator[tuple[str, bytes]]:
+    yield IMAGES, _read_unpacked(files.images)
+    yield LABELS, _read_unpacked(files.labels)
+    for recording in files.recordings:
+        yield recording.path.name, recording.path.read_bytes()
+
+
+def check(data_dir: Path | None) -> None:
+    """Reads every file of the set and raises DataError at the first that is missing, damaged or not as expected."""
+    files = locate(data_dir)
+    read_mnist(files)
+    for recording in files.recordings:
+        read_recording(recording.path)

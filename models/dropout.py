@@ -1,0 +1,48 @@
+"""Dropout from one seeded stream: the masks of step t depend on (seed, t) and the order of the calls, on nothing else.
+
+Sixteen random bits decide an element, four elements an integer draw, so a mask costs a fraction of one Bernoulli draw
+an element. The probability is therefore a multiple of 2⁻¹⁶, and the scale 1/(1 − p) uses that multiple: E[output] =
+input exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LANES = 4
+LEVELS = 1 << 16
+
+
+class DropoutStream:
+    """The dropout masks of one run, in step order; `probability` in [0, 1)."""
+
+    def __init__(self, probability: float, seed: int, device: torch.device | str = "cpu") -> None:
+        if not 0 <= probability < 1:
+            raise ValueError(f"DropoutStream: probability is {probability!r}; allowed is 0 <= probability < 1")
+        dropped = round(probability * LEVELS)
+        self._threshold = dropped - LEVELS // 2  # compared with signed 16-bit lanes
+        self._scale = LEVELS / (LEVELS - dropped)
+        self._active = dropped > 0
+        self._seed = seed
+        self._device = torch.device(device)
+        self._generator = torch.Generator(self._device)
+
+    def start_step(self, step: int) -> None:
+        """Make the masks that follow those of `step`."""
+        self._generator.manual_seed((self._seed + step * 0x9E3779B97F4A7C15) % (1 << 63))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Zero elements of `x` and scale the rest."""
+        return self._masked(x, x.shape) if self._active else x
+
+    def channels(self, x_BCHW: Tensor) -> Tensor:
+        """Zero whole channels of `x_BCHW` and scale the rest."""
+        return self._masked(x_BCHW, (*x_BCHW.shape[:2], 1, 1)) if self._active else x_BCHW
+
+    def _masked(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        count = torch.Size(shape).numel()
+        words = torch.empty(-(-count // LANES), dtype=torch.int64, device=self._device)
+        words.random_(-(1 << 63), None, generator=self._generator)
+        keep = (words.view(torch.int16)[:count] >= self._threshold).view(shape)
+        return x * keep.to(x.dtype).mul_(self._scale)
