@@ -83,7 +83,7 @@ def run_command(
     if options["protocol"] is None:
         options["protocol"], reason = default_protocol()
     options["overrides"] = _parse_overrides(overrides)
-    command = shlex.join(["bench", *sys.argv[1:]])
+    command = shlex.join(["bench", *(_without_folders(argument) for argument in sys.argv[1:])])
     plan = prepare(list(optimizers), results=results, command=command, **options)
     _announce(plan, reason)
     if dry_run:
@@ -101,6 +101,13 @@ def run_command(
     if not plan.missing:
         click.echo("nothing to do: every run of this study has a record", err=True)
         sys.exit(EXIT_NOTHING_TO_DO)
+
+
+def _without_folders(argument: str) -> str:
+    """An absolute path is recorded without the folders that lead to it."""
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return f"{option}{equals}…/{path.name}" if path.is_absolute() else argument
 
 
 def _announce(plan: Plan, reason: str) -> None:

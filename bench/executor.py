@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -111,7 +112,7 @@ class LocalEngine:
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.kill()
+            worker.end()
 
     def _handle(self, worker: _Worker, event: dict[str, Any] | None) -> list[Done]:
         if event is None:
@@ -129,7 +130,7 @@ class LocalEngine:
 
     def _replace(self, worker: _Worker) -> list[Done]:
         """A worker died: start another in its place and say which shard it took with it."""
-        code = worker.process.wait()
+        code = worker.end()
         shard, run_id = worker.shard, worker.current_run()
         self._workers[worker.number] = _Worker(worker.number, self._events, self._logs, self._threads)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -149,16 +150,15 @@ class _Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=_environment(threads),
         )  # fmt: skip
         assert self.process.stdout is not None
-        threading.Thread(target=self._read, args=(self.process.stdout, events), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout, events), daemon=True)
+        self._reader.start()
 
     def start(self, shard: Shard) -> None:
         self.shard, self.finished, self.run_id = shard, 0, None
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died: its end of file is on the way and hands the shard back
             self.process.stdin.write(shard.to_json().encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; its end of file is on the way and hands the shard back
 
     def current_run(self) -> str | None:
         """The run it is on: runs of a shard are carried out in order."""
@@ -166,10 +166,16 @@ class _Worker:
             return None
         return self.shard.runs[self.finished].run_id
 
-    def kill(self) -> None:
+    def end(self) -> int:
+        """Kill the process where it still lives and close its files; returns its exit code."""
         self.process.kill()
-        self.process.wait()
-        self._log.close()
+        code = self.process.wait()
+        self._reader.join()
+        for file in (self.process.stdin, self.process.stdout, self._log):
+            assert file is not None
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
+        return code
 
     def _read(self, stdout: IO[bytes], events: queue.Queue[Any]) -> None:
         for line in stdout:

@@ -29,8 +29,8 @@ def directions(modalities: tuple[str, ...]) -> dict[str, tuple[str, str]]:
 
 
 def metric_names(modalities: tuple[str, ...]) -> list[str]:
-    """Every metric's flat name: avg_r1, …, i2t_r1, …, i2t_mrr, i2t_median_rank, …"""
-    kinds = [*(f"r{k}" for k in RECALL_AT), "mrr", "median_rank"]
+    """Every metric's flat name: avg_r1, …, i2t_r1, …, i2t_mrr, i2t_mean_rank, …"""
+    kinds = [*(f"r{k}" for k in RECALL_AT), "mrr", "mean_rank", "median_rank"]
     return [*(f"avg_r{k}" for k in RECALL_AT), *(f"{d}_{kind}" for d in directions(modalities) for kind in kinds)]
 
 
@@ -67,7 +67,7 @@ def scores_of_similarities(
 ) -> dict[str, float]:
     """Metrics of one direction from chunks of (similarity [q, N], positive [q, N] bool), in percent but for the rank.
 
-    Keys: r1, r5, r10 (hit@k of any positive), mrr, median_rank. Every query needs a positive.
+    Keys: r1, r5, r10 (hit@k of any positive), mrr, mean_rank, median_rank. Every query needs a positive.
     """
     hits: dict[int, list[Tensor]] = {k: [] for k in at}
     ranks, reciprocals = [], []
@@ -83,7 +83,9 @@ def scores_of_similarities(
         reciprocals.append(_expected_reciprocal_rank(g, e, p))
     result = {f"r{k}": 100 * torch.cat(parts).mean().item() for k, parts in hits.items()}
     result["mrr"] = 100 * torch.cat(reciprocals).mean().item()
-    result["median_rank"] = torch.cat(ranks).quantile(0.5).item()
+    all_ranks = torch.cat(ranks)
+    result["mean_rank"] = all_ranks.mean().item()
+    result["median_rank"] = all_ranks.median().item()  # of an even number the lower, as retrieval papers do
     return result
 
 

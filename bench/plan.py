@@ -15,14 +15,15 @@ from bench.protocol import Protocol
 class Run(BaseModel):
     """One training run as plain data, so that any engine can carry it to a worker.
 
-    `optimizer` is the entry's name or reference; a worker finds the constructor by it. `source_digest` is the SHA-256
-    of a user's optimizer file, `data_digest` of the files a dataset reads.
+    `optimizer` is the entry's name in records; a worker finds the entry by `reference`, which may hold a path and is no
+    part of the identity. `source_digest` is the SHA-256 of a user's optimizer file, `data_digest` of a dataset's files.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     protocol: Protocol
     optimizer: str
+    reference: str
     hyperparameters: dict[str, JsonValue]
     seed: int
     revision: int = 1

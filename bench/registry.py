@@ -10,7 +10,6 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,33 +27,36 @@ Rates = Literal["default", "documents"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
-    """An entry and the settings it will run with."""
+    """An entry, the reference a worker finds it by, and the settings it will run with."""
 
     spec: OptimizerSpec
+    reference: str
     hyperparameters: Mapping[str, Any]
 
 
-@cache
-def entry(name: str) -> OptimizerSpec:
+def entry(reference: str) -> OptimizerSpec:
     """The entry of that name, or one made for the class behind `module:Class` or `file.py:Class`.
 
+    A file's entry is named by the file without its folder; its source's digest tells two files of one name apart.
     Raises `UsageError` where there is no such entry, file, module, class, or the class is no optimizer.
     """
-    if name in CATALOG:
-        return CATALOG[name]
-    if ":" not in name:
-        raise UsageError(unknown("optimizer", name, [*CATALOG, *GROUPS]) + ", or module:Class, or file.py:Class")
-    place, _, attribute = name.partition(":")
-    module, digest = _load_file(place, name) if place.endswith(".py") else (_load_module(place, name), None)
+    if reference in CATALOG:
+        return CATALOG[reference]
+    if ":" not in reference:
+        raise UsageError(unknown("optimizer", reference, [*CATALOG, *GROUPS]) + ", or module:Class, or file.py:Class")
+    place, _, attribute = reference.rpartition(":")
+    is_file = place.endswith(".py")
+    module, digest = _load_file(place, reference) if is_file else (_load_module(place, reference), None)
+    name = f"{Path(place).name}:{attribute}" if is_file else reference
     found = getattr(module, attribute, None)
     if found is None:
         classes = [k for k, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Optimizer)]
-        raise UsageError(f"optimizer {name!r}: {unknown('class', attribute, classes)}")
+        raise UsageError(f"optimizer {reference!r}: {unknown('class', attribute, classes)}")
     if isinstance(found, OptimizerSpec):
         return replace(found, name=name, source_digest=digest)
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
-        raise UsageError(f"optimizer {name!r}: {attribute} is a {type(found).__name__}; allowed is a subclass of "
-                         "torch.optim.Optimizer or an OptimizerSpec")  # fmt: skip
+        raise UsageError(f"optimizer {reference!r}: {attribute} is a {type(found).__name__} and no optimizer; allowed "
+                         "are a subclass of torch.optim.Optimizer and an OptimizerSpec")  # fmt: skip
     return OptimizerSpec(
         name=name, title=attribute, constructor=found, defaults={"lr": _default_rate(found)},
         reference=name, source_digest=digest,
@@ -70,6 +72,8 @@ def _load_file(place: str, name: str) -> tuple[Any, str]:
         raise UsageError(f"optimizer {name!r}: cannot read {place}: {error.strerror}") from None
     digest = hashlib.sha256(source).hexdigest()
     module_name = f"bench_plugin_{digest[:16]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name], digest
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -102,20 +106,23 @@ def select(patterns: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], 
     `overrides` maps an entry's name to settings that replace its defaults.
     Raises `UsageError` where a pattern selects nothing or a setting is not allowed.
     """
-    names: dict[str, None] = {}
+    references: dict[str, None] = {}
     for pattern in (part.strip() for text in patterns for part in text.split(",")):
-        if not pattern:
-            continue
-        names.update(dict.fromkeys(_expand(pattern)))
-    if not names:
+        if pattern:
+            references.update(dict.fromkeys(_expand(pattern)))
+    if not references:
         raise UsageError(f"no optimizers given; allowed are {', '.join([*GROUPS, *CATALOG])}")
+    specs = {reference: entry(reference) for reference in references}
+    names = [spec.name for spec in specs.values()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"optimizer {twice[0]!r} is selected twice from different files; rename one of the files")
     if idle := sorted(set(overrides) - set(names)):
         raise UsageError(f"-O {idle[0]}: that optimizer is not selected; selected are {', '.join(names)}")
-    return [_selected(name, overrides.get(name, {}), rates) for name in names]
+    return [_selected(spec, reference, overrides.get(spec.name, {}), rates) for reference, spec in specs.items()]
 
 
 def _expand(pattern: str) -> Sequence[str]:
-    """The entries' names behind one pattern."""
+    """The references behind one pattern."""
     if pattern in GROUPS:
         return GROUPS[pattern]
     if any(sign in pattern for sign in "*?[") and ":" not in pattern:
@@ -123,15 +130,14 @@ def _expand(pattern: str) -> Sequence[str]:
         if not matches:
             raise UsageError(f"optimizer pattern {pattern!r} matches none of {', '.join(CATALOG)}")
         return matches
-    return [entry(pattern).name]
+    return [pattern]
 
 
-def _selected(name: str, overrides: Mapping[str, Any], rates: Rates) -> Selected:
-    spec = entry(name)
+def _selected(spec: OptimizerSpec, reference: str, overrides: Mapping[str, Any], rates: Rates) -> Selected:
     base = spec.documents if rates == "documents" and spec.documents is not None else spec.defaults
     hyperparameters = {**base, **overrides}
     _try_constructor(spec, hyperparameters)
-    return Selected(spec=spec, hyperparameters=hyperparameters)
+    return Selected(spec=spec, reference=reference, hyperparameters=hyperparameters)
 
 
 def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> None:

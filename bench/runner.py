@@ -99,6 +99,7 @@ def make_plan(
         Run(
             protocol=protocol,
             optimizer=chosen.spec.name,
+            reference=chosen.reference,
             hyperparameters=dict(chosen.hyperparameters),
             seed=seed,
             revision=chosen.spec.revision,
@@ -194,7 +195,7 @@ def _crash_record(run: Run, how: str, command: str | None) -> RunRecord:
         run_id=run.run_id,
         protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
         optimizer=run.optimizer,
-        title=entry(run.optimizer).title,
+        title=entry(run.reference).title,
         hyperparameters=run.hyperparameters,
         seed=run.seed,
         outcome=Outcome.ERROR,

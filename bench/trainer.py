@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,16 +17,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from bench import environment
+from bench.bounds import ceiling, chance_level
 from bench.clock import Clock, StepTimer
 from bench.datasets.samples import Dataset, HeldOut, Samples
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.metrics import (
     NonFiniteEmbeddingError,
-    all_directions,
-    chance,
-    directions,
     embedding_scores,
-    scores_of_matcher,
 )
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
@@ -86,7 +84,7 @@ class Trainer:
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
             roled = roled_parameters(self.model, workload.roles())
-            self.optimizer: Optimizer = entry(run.optimizer).build(roled, run.hyperparameters)
+            self.optimizer: Optimizer = entry(run.reference).build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
             self.updates = UpdateWatch(self.model)
@@ -132,7 +130,9 @@ class Trainer:
 
     def _train_step(self, batch: Samples, *, watched: bool) -> tuple[dict[str, Tensor], Tensor]:
         """One step; returns each pair's loss and the gradient's norm before clipping."""
-        factor = learning_rate_factor(self.protocol.schedule, self.step, self.protocol.epochs * self.steps_per_epoch)
+        total = self.protocol.epochs * self.steps_per_epoch
+        warmup = round(self.protocol.warmup * total)
+        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.dropout.start_step(self.step)
@@ -249,10 +249,15 @@ def execute(
     except DivergedError as error:
         outcome, failure = Outcome.DIVERGED, error.failure
     except (torch.OutOfMemoryError, MemoryError) as error:
-        outcome, failure = Outcome.OUT_OF_MEMORY, Failure(reason=_line(error), traceback=traceback.format_exc())
+        outcome, failure = Outcome.OUT_OF_MEMORY, Failure(reason=_line(error), traceback=_traceback())
     except Exception as error:  # the one place where a run's failure becomes a result
-        outcome, failure = Outcome.ERROR, Failure(reason=_line(error), traceback=traceback.format_exc())
+        outcome, failure = Outcome.ERROR, Failure(reason=_line(error), traceback=_traceback())
     return _record(run, trainer, outcome, failure, metrics if outcome is Outcome.OK else {}, command)
+
+
+def _traceback() -> str:
+    """The current exception's traceback with file names cut to their last two parts: no folder of a user's machine."""
+    return re.sub(r'File "[^"]*?([^"/]+/[^"/]+)"', r'File "\1"', traceback.format_exc())
 
 
 def _line(error: BaseException) -> str:
@@ -273,7 +278,7 @@ def _record(
         run_id=run.run_id,
         protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
         optimizer=run.optimizer,
-        title=entry(run.optimizer).title,
+        title=entry(run.reference).title,
         hyperparameters=run.hyperparameters,
         seed=run.seed,
         outcome=outcome,
@@ -290,9 +295,9 @@ def _record(
         update={
             "validation_metrics": trainer.evaluate("validation") if metrics else {},
             "class_metrics": _class_metrics(trainer) if metrics else {},
-            "chance": chance_metrics(test.match_N, trainer.protocol.workload.modalities),
-            "class_chance": chance_metrics(test.label_N, trainer.protocol.workload.modalities),
-            "ceiling": ceiling_metrics(trainer.dataset, "test", trainer.protocol.workload.modalities),
+            "chance": chance_level(test.match_N, trainer.protocol.workload.modalities),
+            "class_chance": chance_level(test.label_N, trainer.protocol.workload.modalities),
+            "ceiling": ceiling(trainer.dataset, "test", trainer.protocol.workload.modalities),
             "loss": trainer.last_loss,
             "best_loss": None if best_pair is None else best_pair * pair_count * (pair_count - 1) / 2,
             "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
@@ -324,19 +329,3 @@ def _class_metrics(trainer: Trainer) -> dict[str, float]:
     """Retrieval where every item of the query's class counts as found."""
     embeddings, samples = trainer.embeddings("test")
     return embedding_scores(embeddings, samples.label_N)
-
-
-def chance_metrics(ids_N: Tensor, modalities: tuple[str, ...]) -> dict[str, float]:
-    """Every metric when all similarities are equal."""
-    row = chance(ids_N)
-    return all_directions(lambda a, b: row, modalities)
-
-
-def ceiling_metrics(dataset: Dataset, split: HeldOut, modalities: tuple[str, ...]) -> dict[str, float]:
-    """Every metric of the best possible matcher; {} where the dataset knows none, and 100 % is not excluded."""
-    ids_N = dataset.held_out(split).match_N
-    scores = {pair: dataset.matcher_scores(split, *pair) for pair in directions(modalities).values()}
-    known = {pair: score for pair, score in scores.items() if score is not None}
-    if len(known) < len(scores):
-        return {}
-    return all_directions(lambda a, b: scores_of_matcher(known[a, b], ids_N), modalities)

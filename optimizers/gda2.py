@@ -9,7 +9,8 @@ With flat vectors over the parameters of a group that have a gradient, at step k
     (F^T F + lambda diag(1/w)) theta = F^T f_k
     c = sum_j theta_j s_j, not longer than tau |f_k|;  applied step = f_k - c if g_k · (f_k - c) < 0, else f_k
 
-Some implementations pair F_j with the step of the transition before it; here it is paired with its own.
+Decay, w <- w (1 - lr wd) before the update, is no part of a step. Some implementations pair F_j with the step of the
+transition before it; here it is paired with its own. Norms in a denominator are at least 1e-16.
 
 Anderson, "Iterative Procedures for Nonlinear Integral Equations", https://doi.org/10.1145/321296.321305
 """

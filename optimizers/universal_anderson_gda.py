@@ -9,6 +9,9 @@ With f = -lr m̂ / (sqrt(v̂) + eps), and the gradients and applied steps of the
     c = R theta, not longer than trust |f|
     applied step = f - c if g · (f - c) < 0, else f; also f if q < 1 or the system has no finite solution
 
+Decay, w <- w (1 - lr wd) before the update, is no part of a step. A step lies against the gradient, so r_i · y_i is
+mostly negative and the weights are mostly all at their floor; that is the algorithm as published.
+
 Anderson, "Iterative Procedures for Nonlinear Integral Equations", https://doi.org/10.1145/321296.321305
 """
 

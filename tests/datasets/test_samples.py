@@ -43,7 +43,7 @@ def test_to_moves_every_tensor():
 
 
 def test_dataset_declares_no_ceiling_no_best_loss_and_no_digest_of_itself():
-    assert Fixed().ceiling("test") == {}
+    assert Fixed().matcher_scores("test", "image", "text") is None
     assert Fixed().best_pair_loss(32) is None
     assert Fixed().digest is None
 

@@ -86,7 +86,9 @@ def test_state_and_groups_are_the_outer_ones_after_every_replacement():
     assert set(optimizer.state[matrices[0]]) == {"momentum_buffer"}
     assert set(optimizer.state[others[0]]) == {"step", "exp_avg", "exp_avg_sq"}
     copies = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
+    size = len(pickle.dumps(optimizer))
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert len(pickle.dumps(optimizer)) <= 1.05 * size  # the state replaced by loading is not carried along
     for each in (optimizer, *copies):
         each.param_groups[0]["lr"], each.param_groups[1]["lr"] = 0.0, 0.5
         before = [[w.detach().clone() for w in group["params"]] for group in each.param_groups]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,9 @@ def test_orthogonalise_by_hand():
     d = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
     expected = torch.diag(torch.tensor([1.4, 1.8], dtype=torch.float64)) / 5**0.5
     torch.testing.assert_close(orthogonalise(d, iterations=1, eps=0.0), expected, rtol=1e-14, atol=0)
+    # eps = 1: G = diag(2, 10), s² = 1/6, T = diag(1/3, 5/3), Z = diag(4/3, 2/3); result diag(4/3, 2) / sqrt(6).
+    expected = torch.diag(torch.tensor([4 / 3, 2.0], dtype=torch.float64)) / 6**0.5
+    torch.testing.assert_close(orthogonalise(d, iterations=1, eps=1.0), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
@@ -130,7 +135,7 @@ def test_an_eigenvalue_above_three_makes_the_iteration_grow():
     orthogonal_norm = 128**0.5
     norms = [orthogonalise(d, iterations=k, eps=1e-8).norm().item() / orthogonal_norm for k in (1, 2, 3, 4)]
     assert norms[0] > 5
-    assert all(after > 1e3 * before for before, after in zip(norms, norms[1:], strict=False))
+    assert all(after > 1e3 * before for before, after in pairwise(norms))
 
 
 def test_auto_moves_the_weights_by_orders_of_magnitude_in_one_step():

@@ -1,0 +1,88 @@
+"""Protocols: hash, user files, changes and their errors."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UsageError
+from bench.protocol import PROTOCOLS, Protocol, changed, load_protocol
+from bench.schedule import learning_rate_factor
+
+MINI = PROTOCOLS["mini"]
+
+
+def test_hash_covers_what_changes_a_result_and_nothing_else():
+    assert changed(MINI, {"epochs": 21}, "x").hash != MINI.hash
+    assert changed(MINI, {"workload": {"model_options": {"dropout": 0.2}}}, "x").hash != MINI.hash
+    assert changed(MINI, {"workload": {"revision": 2}}, "x").hash != MINI.hash
+    assert changed(MINI, {"name": "other", "title": "t", "seeds": 9, "rates": "documents"}, "x").hash == MINI.hash
+    assert changed(MINI, {"workload": {"name": "other", "title": "t"}}, "x").hash == MINI.hash
+
+
+def test_built_in_protocols_differ_and_survive_json():
+    assert len({p.hash for p in PROTOCOLS.values()}) == len(PROTOCOLS) == 4
+    for protocol in PROTOCOLS.values():
+        assert Protocol.model_validate_json(protocol.model_dump_json()) == protocol
+
+
+def test_user_file_extends_a_built_in_protocol(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "mini"\nepochs = 3\n[workload.model_options]\nlatent_dim = 32\n')
+    protocol = load_protocol(str(path))
+    assert (protocol.name, protocol.epochs, protocol.batch_size) == ("mine", 3, MINI.batch_size)
+    assert protocol.workload.model_options["latent_dim"] == 32
+    assert protocol.workload.model_options["num_heads"] == 4
+
+
+def test_user_file_may_name_a_workload(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('workload = "spoken_digits"\n')
+    assert load_protocol(str(path)).workload.reads_files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs = ", "is not readable TOML"),
+        ("epochs = 0", "epochs is 0: Input should be greater than or equal to 1"),
+        ('epochs = "3"', "epochs is '3': Input should be a valid integer"),
+        ("epoch = 3", "epoch is 3: Extra inputs are not permitted; keys are name, title, workload, epochs"),
+        ('extends = "minni"', "unknown protocol 'minni': did you mean 'mini'?"),
+        ('workload = "pared"', "unknown workload 'pared': did you mean 'paired'?"),
+        ("clip_norm = -1.0", "clip_norm is -1.0"),
+        ('precision = "int8"', "precision is 'int8': Input should be 'float32', 'bf16' or 'fp16'"),
+        ("title = 2020-01-01", "not JSON serializable"),
+        ("\x00", "is not readable TOML"),
+    ],
+)
+def test_bad_user_file_is_one_line_with_file_key_and_value(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        load_protocol(str(path))
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_unknown_names_and_missing_files(tmp_path: Path):
+    with pytest.raises(UsageError, match="unknown protocol 'standart': did you mean 'standard'\\?"):
+        load_protocol("standart")
+    with pytest.raises(UsageError, match="does not exist"):
+        load_protocol(str(tmp_path / "none.toml"))
+    with pytest.raises(UsageError, match="not readable TOML"):
+        (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
+        load_protocol(str(tmp_path / "latin.toml"))
+
+
+def test_constant_schedule_with_warmup():
+    factors = [learning_rate_factor("constant", step, 10, 4) for step in range(10)]
+    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_cosine_schedule_falls_to_zero_after_the_last_step():
+    factors = [learning_rate_factor("cosine", step, 8) for step in range(9)]
+    assert factors[0] == 1
+    assert factors[4] == pytest.approx(0.5)
+    assert factors[8] == pytest.approx(0, abs=1e-12)
+    assert factors == sorted(factors, reverse=True)
+    assert learning_rate_factor("cosine", 2, 10, 2) == 1

@@ -1,0 +1,166 @@
+"""Records on disk: what is written comes back, a broken file is named, a write is never half done."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import UsageError
+from bench.plan import Run, slug
+from bench.protocol import PROTOCOLS, Protocol
+from bench.record import BadRecordError, CurvePoint, Outcome, ProtocolName, RunRecord, Seconds, read_record
+from bench.store import Store, study_name, write_atomic
+
+
+def make_record(run_id: str = "sgd-s0-abc", **changes) -> RunRecord:
+    values = {
+        "run_id": run_id,
+        "protocol": ProtocolName(name="tiny", hash="0" * 12),
+        "optimizer": "sgd",
+        "title": "SGD",
+        "hyperparameters": {"lr": 0.1},
+        "seed": 0,
+        "outcome": Outcome.OK,
+        "finished": "2020-01-01T00:00:00+00:00",
+    }
+    return RunRecord(**(values | changes))  # fmt: skip
+
+
+def make_point(epoch: int, loss: float = 1.0) -> CurvePoint:
+    return CurvePoint(epoch=epoch, step=epoch, samples=epoch, loss=loss, pair_losses={"image_text": loss},
+                      gradient_norm=1.0, update_ratio=0.1, learning_rate=0.1, metrics={}, seconds=Seconds(),
+                      peak_bytes=1)  # fmt: skip
+
+
+def test_record_comes_back_equal(tmp_path: Path):
+    record = make_record(metrics={"avg_r1": 1.25}, loss=0.5, seconds=Seconds(training=1.5))
+    Store(tmp_path).write_record(record)
+    assert Store(tmp_path).read_record(record.run_id) == record
+    assert Store(tmp_path).read_record("other") is None
+
+
+def test_non_finite_numbers_are_strings_in_strict_json(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_record(make_record(loss=math.inf, metrics={"x": math.nan}))
+    text = (tmp_path / "runs" / "sgd-s0-abc" / "run.json").read_text()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    content = json.loads(text, parse_constant=refuse)
+    assert content["loss"] == "Infinity"
+    assert content["metrics"]["x"] == "NaN"
+    record = store.read_record("sgd-s0-abc")
+    assert record is not None and record.loss == math.inf and math.isnan(record.metrics["x"])
+
+
+def test_torn_last_line_of_a_curve_is_left_out(tmp_path: Path):
+    store = Store(tmp_path)
+    store.start_curve("r")
+    for epoch in (1, 2):
+        store.append_curve("r", make_point(epoch))
+    path = tmp_path / "runs" / "r" / "curve.jsonl"
+    path.write_text(path.read_text()[:-20])
+    assert [point.epoch for point in store.read_curve("r")] == [1]
+    assert store.read_curve("none") == []
+
+
+def test_unreadable_records_are_named_and_the_others_kept(tmp_path: Path):
+    store = Store(tmp_path)
+    for i in range(3):
+        store.write_record(make_record(f"sgd-s{i}-abc", seed=i))
+    (tmp_path / "runs" / "sgd-s1-abc" / "run.json").write_text('{"schema_version": 1, "run_id":')
+    good, bad = store.records()
+    assert [r.seed for r in good] == [0, 2]
+    assert len(bad) == 1 and "sgd-s1-abc" in str(bad[0]) and "Invalid JSON" in str(bad[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode),
+                 st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                              lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3),
+                              max_leaves=8).map(lambda x: json.dumps(x).encode())))  # fmt: skip
+def test_any_bytes_are_a_record_or_a_bad_record(content: bytes):
+    with pytest.raises(BadRecordError, match=r"^somewhere: "):
+        read_record(content, "somewhere")
+
+
+def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_killed_writer_leaves_a_whole_file(tmp_path: Path):
+    """A process that rewrites one file for ever is killed at odd moments; the file is always one of its versions."""
+    path = tmp_path / "a.json"
+    code = f"""
+from pathlib import Path
+from bench.store import write_atomic
+i = 0
+while True:
+    write_atomic(Path({str(path)!r}), str(i % 10) * 300_000)
+    i += 1
+"""
+    for attempt in range(8):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.003 * attempt)
+        process.kill()
+        process.wait()
+        text = path.read_text()
+        assert len(text) == 300_000 and len(set(text)) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b", "x" * 101, "..", "nul\0"])
+def test_study_names_stay_in_their_folder(name: str):
+    with pytest.raises(UsageError, match="allowed are letters"):
+        study_name(name)
+
+
+@given(st.text(max_size=80))
+def test_slug_is_a_plain_file_name(name: str):
+    result = slug(name)
+    assert result and "/" not in result and not result.startswith((".", "-")) and len(result) <= 60
+    assert result.isascii()
+
+
+def make_run(protocol: Protocol, **changes) -> Run:
+    return Run(
+        **{
+            "protocol": protocol,
+            "optimizer": "sgd",
+            "reference": "sgd",
+            "hyperparameters": {"lr": 0.1},
+            "seed": 0,
+            **changes,
+        }
+    )
+
+
+def test_run_id_changes_with_all_that_changes_a_result():
+    base = make_run(PROTOCOLS["mini"])
+    others = [make_run(PROTOCOLS["standard"]), *(make_run(PROTOCOLS["mini"], **change) for change in (
+        {"optimizer": "adam"}, {"hyperparameters": {"lr": 0.2}}, {"seed": 1}, {"revision": 2},
+        {"source_digest": "x"}, {"data_digest": "x"}))]  # fmt: skip
+    assert len({run.run_id for run in [base, *others]}) == 7 + 1
+    assert base.run_id == make_run(PROTOCOLS["mini"]).run_id
+    assert base.run_id.startswith("sgd-s0-")
+    assert make_run(PROTOCOLS["mini"], optimizer="my file.py:Mine").run_id.startswith("my-file.py-Mine-s0-")
