@@ -122,8 +122,8 @@ class CurvePoint(_Stored):
     """The state of a run at the end of an epoch; seconds count from the start of the run.
 
     `loss`, `pair_losses` and `gradient_norm` are means over the epoch's steps, the gradient norm before clipping;
-    `update_ratio` is ‖Δw‖ / ‖w‖ over all parameters at the epoch's last step; `metrics` are of the test split, empty in
-    epochs without evaluation.
+    `update_ratio` is ‖Δw‖ / ‖w‖ over all parameters at the epoch's first step; `metrics` are of the test split, empty
+    in epochs without evaluation.
     """
 
     epoch: int

@@ -84,6 +84,7 @@ class Trainer:
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
             roled = roled_parameters(self.model, workload.roles())
+            self.parameters = list(self.model.parameters())  # walking the modules costs 0.4 ms a step
             self.optimizer: Optimizer = entry(run.reference).build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
@@ -114,7 +115,7 @@ class Trainer:
         steps, totals = self.steps_per_epoch, None
         for i in range(steps):
             batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
-            losses, gradient_norm = self._train_step(batch, watched=self.step == 0 or i == steps - 1)
+            losses, gradient_norm = self._train_step(batch, watched=i == 0)
             if totals is None:
                 totals = _EpochTotals(
                     losses=torch.zeros(steps, device=self.device),
@@ -144,9 +145,8 @@ class Trainer:
                              multi_positive=workload.multi_positive)  # fmt: skip
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
         limit = self.protocol.clip_norm or float("inf")
-        gradient_norm = nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+        gradient_norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
         with self.updates.observe() if watched else _nothing(), self.step_timer.measure():
             self.scaler.step(self.optimizer)
         scale = self.scaler.get_scale()

@@ -150,9 +150,9 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload(
             name="paired_small",
-            title="paired at width 64, one layer and 32 × 32 pixels",
+            title="paired at width 64, one layer, 32 × 32 pixels and 16 × 16 spectrograms",
             dataset="bench.datasets.paired:PairedData",
-            dataset_options={"training": 1000, "validation": 500, "test": 500, "image_size": 32, "audio_size": 32},
+            dataset_options={"training": 1000, "validation": 500, "test": 500, "image_size": 32, "audio_size": 16},
             model_options=_SMALL_NETWORK,
         ),
         Workload(

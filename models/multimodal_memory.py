@@ -1,18 +1,19 @@
 """MultiModalMemoryNetwork: text, image and audio through encoders, memories and a fusion to one embedding a modality.
 
 The modules hold the parameters; the functions compute. The forms used here give the straightforward result (see
-`multimodal_memory_reference.py`) and cost less: the slots of a memory are projected to keys and values once and not
-once a sample; fusion, central memory and feedback run on the rows of all modalities at once; the last image layer
-computes only the CLS token that is read.
+`multimodal_memory_reference.py`) and cost less: a memory is projected once a step and not once a sample; fusion,
+central memory and feedback run on the rows of all modalities at once; the last image layer computes only the CLS
+token that is read.
 
 Shapes: B batch, M modalities, R = M·B rows, L tokens, N image tokens, D latent, E text width, S slots, H heads,
-K head width.
+C = H·S columns, K head width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -178,6 +179,21 @@ class AudioEncoder(nn.Module):
         return norm(self.norm, self.projection(x.mean(dim=(2, 3))))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedMemory:
+    """A memory as two matrices over C = H·S columns: a query's scores are q @ score + bias, a read is weights @ value.
+
+    The slots are the same for every sample, so keys can be multiplied with the query projection and values with the
+    output projection before any sample is seen.
+    """
+
+    heads: int
+    score_DC: Tensor
+    score_bias_C: Tensor
+    value_CD: Tensor
+    value_bias_D: Tensor
+
+
 class Memory(nn.Module):
     """S learnable slots read by attention: read(q) = LayerNorm(q + MHA(q, slots, slots))."""
 
@@ -194,15 +210,31 @@ class Memory(nn.Module):
     def _mlp(width: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(2 * width, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width))
 
-    def read(self, q_RD: Tensor) -> Tensor:
-        """[R, D]; the slots' keys and values are shared by all rows."""
-        attention, D = self.attention, q_RD.shape[1]
-        H, weight, bias = attention.num_heads, attention.in_proj_weight, attention.in_proj_bias
-        q_HRK = F.linear(q_RD, weight[:D], bias[:D]).unflatten(1, (H, -1)).transpose(0, 1)
+    def folded(self) -> FoldedMemory:
+        """Keys times query projection and values times output projection, once for all reads of a step."""
+        attention = self.attention
+        D, H = attention.embed_dim, attention.num_heads
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
         kv_S2HK = F.linear(self.slots, weight[D:], bias[D:]).unflatten(1, (2, H, -1))
         k_HSK, v_HSK = kv_S2HK.permute(1, 2, 0, 3).unbind(0)
-        mixed_RD = attend(q_HRK, k_HSK, v_HSK, NO_DROPOUT).transpose(0, 1).flatten(1)
-        return norm(self.norm, q_RD + attention.out_proj(mixed_RD))
+        k_HKS = k_HSK.transpose(1, 2) * (1 / math.sqrt(D // H))
+        query_HKD = weight[:D].unflatten(0, (H, -1))
+        score_HDS = torch.matmul(query_HKD.transpose(1, 2), k_HKS)
+        score_bias_H1S = torch.matmul(bias[:D].view(H, 1, -1), k_HKS)
+        value_HSD = torch.matmul(v_HSK, attention.out_proj.weight.T.unflatten(0, (H, -1)))
+        return FoldedMemory(
+            heads=H,
+            score_DC=score_HDS.transpose(0, 1).flatten(1),
+            score_bias_C=score_bias_H1S.flatten(),
+            value_CD=value_HSD.flatten(0, 1),
+            value_bias_D=attention.out_proj.bias,
+        )
+
+    def read(self, q_RD: Tensor, folded: FoldedMemory) -> Tensor:
+        """[R, D] = LayerNorm(q + attention of q over the slots)."""
+        scores_RC = torch.addmm(folded.score_bias_C, q_RD, folded.score_DC)
+        weights_RC = scores_RC.unflatten(1, (folded.heads, -1)).softmax(dim=-1).flatten(1)
+        return norm(self.norm, q_RD + torch.addmm(folded.value_bias_D, weights_RC, folded.value_CD))
 
     @torch.no_grad()
     def updated_slots(self, content_BD: Tensor) -> Tensor:
@@ -302,7 +334,8 @@ class MultiModalMemoryNetwork(nn.Module):
             encodings["image"] = self.image_encoder(inputs["image"], dropout)
         if "audio" in inputs:
             encodings["audio"] = self.audio_encoder(inputs["audio"], dropout)
-        return {name: self.memory(name).read(encoding) for name, encoding in encodings.items()}
+        memories = {name: self.memory(name) for name in encodings}
+        return {name: memory.read(encodings[name], memory.folded()) for name, memory in memories.items()}
 
     def memory(self, modality: str) -> Memory:
         """The memory of one modality."""
@@ -315,8 +348,9 @@ class MultiModalMemoryNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """The embedding [B, D] of every modality in `inputs` (text ids, images, spectrograms), each seen alone."""
         encodings = self.encode(inputs, text_mask_BL, dropout)
-        z_RD = self.central.read(self.fusion(encodings, self.type_vectors, dropout))
+        slots = self.central.folded()
+        z_RD = self.central.read(self.fusion(encodings, self.type_vectors, dropout), slots)
         for _ in range(self.feedback_steps):
             z_RD = z_RD + dropout(F.relu(norm(self.feedback_norm, self.feedback(z_RD))))
-            z_RD = self.central.read(z_RD)
+            z_RD = self.central.read(z_RD, slots)
         return dict(zip(encodings, z_RD.chunk(len(encodings)), strict=True))

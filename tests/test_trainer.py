@@ -104,7 +104,7 @@ def test_parameters_without_gradient_are_named(tiny: Protocol):
     diagnostics = train(tiny).diagnostics
     assert all(n.startswith("decoders.") or "_mlp." in n for n in diagnostics.without_gradient)
     assert 0 < diagnostics.parameters_without_gradient < diagnostics.parameters
-    assert diagnostics.observed_steps == 3  # the first step, and the last of each of the two epochs
+    assert diagnostics.observed_steps == 2  # the first step of each epoch
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -158,11 +158,11 @@ def test_a_failure_is_a_result_with_its_traceback(
 def test_zero_and_large_updates_are_counted(tiny: Protocol, write_plugin: Callable[[str], str]):
     record = train(tiny, write_plugin("p.add_(0 if p.ndim == 2 else 1e-3 * p)"))
     diagnostics = record.diagnostics
-    assert diagnostics.zero_update["text_projection.weight"] == 3
+    assert diagnostics.zero_update["text_projection.weight"] == 2
     assert "audio_encoder.convolutions.0.weight" not in diagnostics.zero_update
     assert diagnostics.large_update == {}
     doubled = train(tiny, write_plugin("p.mul_(-1.5)")).diagnostics
-    assert doubled.large_update["text_projection.weight"] == 3
+    assert doubled.large_update["text_projection.weight"] == 2
 
 
 def test_update_ratio_is_the_quotient_of_norms():
