@@ -211,7 +211,7 @@ def list_command(kind: str | None, results: Path, as_json: bool) -> None:
 
     console = Console()
     for name, rows in content.items():
-        console.print(listing.table(name, rows))
+        console.print(listing.table(name, rows), "")
 
 
 def main() -> None:
@@ -224,7 +224,7 @@ def main() -> None:
         click.echo("interrupted; finished runs are kept, and the same command goes on with the rest", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

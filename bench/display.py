@@ -5,26 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.executor import Progress as EpochProgress
 from bench.plan import Run
 from bench.record import Outcome, RunRecord
 from bench.runner import Plan, Watcher
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"R@1 {value:5.1f} %"
 
 
 def _result(record: RunRecord, primary_metric: str) -> str:
@@ -59,63 +48,59 @@ class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
 
 
 class LiveView(Watcher, AbstractContextManager["LiveView"]):
-    """An overall bar with the time left, and a row a worker with its run, loss and R@1."""
+    """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan = plan
+        self._plan, self._console, self._done = plan, console, 0
         self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in plan.missing}
+        self._epochs: dict[str, int] = {}  # epochs that count as done: a run that stops early counts whole
         self._overall = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("runs"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"), console=console, expand=True,
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=console, expand=True,
         )  # fmt: skip
-        self._total: TaskID | None = None
+        self._rows = Progress(TextColumn("  {task.description}"), console=console)
+        self._live = Live(Group(self._overall, self._rows), console=console, refresh_per_second=4, transient=True)
+        self._total = self._overall.add_task("", total=max(1, len(plan.missing) * plan.protocol.epochs))
         self._workers: dict[int, TaskID] = {}
-        self._current: dict[int, str] = {}
-        self._done = 0
+        self._show()
 
     def __enter__(self) -> LiveView:
-        self._overall.start()
-        # Epochs are counted, so that the bar and the time left move within a run.
-        self._total = self._overall.add_task("study", total=len(self._plan.missing), note="")
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._workers.values():
-            self._overall.remove_task(task)
-        self._overall.stop()
+        self._live.stop()
 
     def epoch_done(self, progress: EpochProgress) -> None:
-        epochs = self._plan.protocol.epochs
         if progress.worker not in self._workers:
-            self._workers[progress.worker] = self._overall.add_task("", total=epochs, note="")
-        task = self._workers[progress.worker]
-        if self._current.get(progress.worker) != progress.run_id:
-            self._current[progress.worker] = progress.run_id
-            self._overall.reset(task, total=epochs)
-        loss = "loss not finite" if progress.loss is None else f"loss {progress.loss:.3f}"
-        self._overall.update(
-            task,
-            completed=progress.epoch,
-            description=escape(self._names.get(progress.run_id, progress.run_id)),
-            note=f"{loss} {_percent(progress.avg_r1)}",
-        )
+            self._workers[progress.worker] = self._rows.add_task("")
+        loss = "not finite" if progress.loss is None else f"{progress.loss:.3f}"
+        quality = "" if progress.avg_r1 is None else f"   R@1 {progress.avg_r1:5.1f} %"
+        name = escape(self._names.get(progress.run_id, progress.run_id))
+        text = f"{name:<28} epoch {progress.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}"
+        self._rows.update(self._workers[progress.worker], description=text)
+        self._epochs[progress.run_id] = progress.epoch
+        self._show()
 
     def run_done(self, record: RunRecord) -> None:
         self._done += 1
-        assert self._total is not None
-        self._overall.update(self._total, completed=self._done)
+        self._epochs[record.run_id] = self._plan.protocol.epochs
+        self._show()
         if record.outcome is not Outcome.OK:
-            self._overall.console.print(
-                f"{record.optimizer} seed {record.seed}: {_result(record, '')}", markup=False, highlight=False
-            )
+            self._say(f"{record.optimizer} seed {record.seed}: {_result(record, '')}")
 
     def retried(self, run: Run, how: str) -> None:
-        self._overall.console.print(
-            f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more", markup=False, highlight=False
-        )
+        self._epochs.pop(run.run_id, None)
+        self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
+
+    def _show(self) -> None:
+        runs = f"{self._done}/{len(self._plan.missing)} runs"
+        self._overall.update(self._total, completed=sum(self._epochs.values()), description=runs)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
 
 
 def display(plan: Plan, console: Console) -> LiveView | PlainLines:

@@ -93,20 +93,25 @@ LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "protocols": protocols,
     "studies": studies,
 }
-_LONG = {"documents", "reference"}  # columns only the JSON shows
+ONLY_IN_JSON = {"documents", "reference", "hash"}
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    """The rows as a table for the terminal."""
+    """The rows as a table for the terminal, the title column last."""
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    keys = [key for key in (rows[0] if rows else {"none": None}) if key not in _LONG]
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    keys = [key for key in (rows[0] if rows else {}) if key not in ONLY_IN_JSON]
+    keys.sort(key=lambda key: key == "title")
     for key in keys:
-        shown.add_column(key.replace("_", " "), overflow="fold")
+        numeric = isinstance(rows[0][key], int) and not isinstance(rows[0][key], bool)
+        fixed = key == "name" or numeric
+        shown.add_column(key.replace("_", " "), overflow="fold", no_wrap=fixed, justify="right" if numeric else "left")
     for row in rows:
         shown.add_row(*(escape(_cell(row[key])) for key in keys))
+    if not rows:
+        shown.add_column("none yet")
     return shown
 
 

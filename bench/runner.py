@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,15 +146,33 @@ def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None) -> Stu
             workers=plan.workers, threads=plan.threads, logs=plan.store.path / "logs", on_progress=watcher.epoch_done
         )
         try:
-            _drive(plan, engine, watcher)
+            with _noticing_interrupts() as interrupted:
+                _drive(plan, engine, watcher, interrupted)
         finally:
             engine.close()
     study, _ = load_study(plan.store.path, plan.protocol.hash)
     return study
 
 
-def _drive(plan: Plan, engine: Engine, watcher: Watcher) -> None:
-    """Keep every slot busy until nothing is left."""
+@contextmanager
+def _noticing_interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets.
+
+    An exception out of a signal handler can be lost inside a library that was just at work; an event cannot.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _drive(plan: Plan, engine: Engine, watcher: Watcher, interrupted: threading.Event) -> None:
+    """Keep every slot busy until nothing is left; raises `KeyboardInterrupt` soon after Ctrl-C."""
     waiting = list(reversed(plan.missing))
     attempts: dict[str, int] = {}
     busy = 0
@@ -165,7 +186,9 @@ def _drive(plan: Plan, engine: Engine, watcher: Watcher) -> None:
                 )
             )
             busy += 1
-        for done in engine.wait(timeout=1.0):
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        for done in engine.wait(timeout=0.2):
             busy -= 1
             waiting += _unfinished(plan, done, attempts, watcher)
 

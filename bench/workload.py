@@ -70,18 +70,19 @@ class Workload(BaseModel):
 
         Raises `UsageError` where an option is not allowed or a file is missing or broken.
         """
-        import torch
-
-        with torch.device("meta"):
-            roled_parameters(self.build_model(), self.roles())
+        roled_parameters(self._example(), self.roles())
         return self.build_dataset(data_dir, "cpu")
 
     def parameter_count(self) -> int:
-        """Number of trainable parameters; no memory is taken for them."""
-        import torch
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self._example().parameters() if p.requires_grad)
 
-        with torch.device("meta"):
-            return sum(p.numel() for p in self.build_model().parameters() if p.requires_grad)
+    def _example(self) -> nn.Module:
+        """A network of some weights. (Building one is quicker than loading what torch's meta device needs.)"""
+        from bench.seeding import torch_seeded
+
+        with torch_seeded(0):
+            return self.build_model()
 
     def roles(self) -> Sequence[tuple[str, str]]:
         """The network's ordered (pattern, role) pairs; `ROLES` of the module that defines it."""
