@@ -146,7 +146,6 @@ class RunRecord(_Stored):
     run_id: str
     protocol: ProtocolName
     optimizer: str
-    title: str
     hyperparameters: dict[str, JsonValue]
     seed: int
     outcome: Outcome

@@ -22,7 +22,7 @@ from bench.metrics import metric_names
 from bench.plan import Run
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
 from bench.record import Failure, Outcome, ProtocolName, RunRecord
-from bench.registry import Rates, Selected, entry, select
+from bench.registry import Rates, Selected, select
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
@@ -218,7 +218,6 @@ def _crash_record(run: Run, how: str, command: str | None) -> RunRecord:
         run_id=run.run_id,
         protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
         optimizer=run.optimizer,
-        title=entry(run.reference).title,
         hyperparameters=run.hyperparameters,
         seed=run.seed,
         outcome=Outcome.ERROR,

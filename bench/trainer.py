@@ -6,12 +6,14 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -90,11 +92,11 @@ class Trainer:
             self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
-            probability = getattr(self.model, "dropout_probability", 0.0)
-            self.dropout = DropoutStream(probability, role_seed(run.seed, "dropout"), device)
+            self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
         self.step = self.samples = self.skipped_steps = 0
         self.initial_loss: float | None = None
         self.last_loss: float | None = None
+        self._step_losses = torch.zeros(0)  # of each pair, of the latest step
 
     @property
     def steps_per_epoch(self) -> int:
@@ -108,7 +110,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def train_epoch(self, epoch: int) -> _EpochTotals:
-        """All steps of an epoch; nothing is read back from the device."""
+        """All steps of an epoch; nothing is read back from the device but at the first step, which is watched."""
         self.model.train()
         samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
         order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples)).to(self.device)
@@ -122,7 +124,7 @@ class Trainer:
                     pairs=torch.zeros(steps, len(losses), device=self.device),
                     gradient_norms=torch.zeros(steps, device=self.device),
                 )
-            totals.pairs[i] = torch.stack(list(losses.values())).detach()
+            totals.pairs[i] = self._step_losses
             totals.gradient_norms[i] = gradient_norm
             self._pair_names = tuple(losses)
         assert totals is not None
@@ -143,7 +145,9 @@ class Trainer:
         workload = self.protocol.workload
         losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
                              multi_positive=workload.multi_positive)  # fmt: skip
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        step_losses = torch.stack(list(losses.values()))
+        self._step_losses = step_losses.detach()
+        self.scaler.scale(step_losses.sum()).backward()
         self.scaler.unscale_(self.optimizer)
         limit = self.protocol.clip_norm or float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
@@ -174,6 +178,30 @@ class Trainer:
         """Instance-level retrieval metrics of a held-out split, in percent."""
         embeddings, samples = self.embeddings(split)
         return embedding_scores(embeddings, samples.match_N)
+
+    def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Validation metrics, and the test split's where every item of the query's class counts as found.
+
+        Raises `DivergedError` where an embedding is not finite.
+        """
+        with self.clock.part("evaluation"):
+            try:
+                embeddings, test = self.embeddings("test")
+                return self.evaluate("validation"), embedding_scores(embeddings, test.label_N)
+            except NonFiniteEmbeddingError as error:
+                raise DivergedError(
+                    Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)
+                ) from error
+
+    def has_non_finite_loss(self) -> bool:
+        """Whether the latest step's loss is NaN or infinite."""
+        return not self._step_losses.isfinite().all().item()
+
+    def hyperparameters(self) -> dict[str, JsonValue]:
+        """The run's settings and the constructor's defaults for the others, as far as they are plain values."""
+        defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in self.optimizer.defaults.items()}
+        plain = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | list)}
+        return {**plain, **self.run.hyperparameters}
 
     def epochs(self) -> Iterator[CurvePoint]:
         """Train epoch by epoch.
@@ -238,21 +266,45 @@ def execute(
 ) -> RunRecord:
     """Carry out a run. Whatever happens to it becomes its record's outcome."""
     trainer: Trainer | None = None
-    metrics: dict[str, float] = {}
+    outcome, failure, metrics = Outcome.OK, None, _Metrics()
+    test: dict[str, float] = {}
     try:
         with torch_seeded(role_seed(run.seed, "optimizer")):
             trainer = Trainer(run, device, data_dir)
             for point in trainer.epochs():
                 on_epoch(point)
-                metrics = point.metrics
-        outcome, failure = Outcome.OK, None
+                test = point.metrics
+            metrics = _Metrics(test, *trainer.final_metrics())
     except DivergedError as error:
         outcome, failure = Outcome.DIVERGED, error.failure
     except (torch.OutOfMemoryError, MemoryError) as error:
         outcome, failure = Outcome.OUT_OF_MEMORY, Failure(reason=_line(error), traceback=_traceback())
     except Exception as error:  # the one place where a run's failure becomes a result
-        outcome, failure = Outcome.ERROR, Failure(reason=_line(error), traceback=_traceback())
-    return _record(run, trainer, outcome, failure, metrics if outcome is Outcome.OK else {}, command)
+        # Code that cannot bear NaN raises once a run has diverged; what happened is the divergence.
+        diverged = trainer is not None and trainer.has_non_finite_loss()
+        outcome = Outcome.DIVERGED if diverged else Outcome.ERROR
+        failure = Failure(reason=_line(error), traceback=_traceback())
+    record = RunRecord(
+        run_id=run.run_id,
+        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
+        optimizer=run.optimizer,
+        hyperparameters=run.hyperparameters,
+        seed=run.seed,
+        outcome=outcome,
+        failure=failure,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
+    return record if trainer is None else record.model_copy(update=_findings(trainer, metrics, outcome))
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    """A finished run's metrics; empty for one that is not ok."""
+
+    test: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, float] = field(default_factory=dict)
 
 
 def _traceback() -> str:
@@ -265,53 +317,32 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
-def _record(
-    run: Run,
-    trainer: Trainer | None,
-    outcome: Outcome,
-    failure: Failure | None,
-    metrics: dict[str, float],
-    command: str | None,
-) -> RunRecord:
-    """The record of a run that has ended; `trainer` is None where it could not be set up."""
-    record = RunRecord(
-        run_id=run.run_id,
-        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
-        optimizer=run.optimizer,
-        title=entry(run.reference).title,
-        hyperparameters=run.hyperparameters,
-        seed=run.seed,
-        outcome=outcome,
-        failure=failure,
-        metrics=metrics,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-    )
-    if trainer is None:
-        return record
-    test, pair_count = trainer.dataset.held_out("test"), len(list(trainer.protocol.workload.modalities))
-    best_pair = trainer.dataset.best_pair_loss(trainer.protocol.batch_size)
-    return record.model_copy(
-        update={
-            "validation_metrics": trainer.evaluate("validation") if metrics else {},
-            "class_metrics": _class_metrics(trainer) if metrics else {},
-            "chance": chance_level(test.match_N, trainer.protocol.workload.modalities),
-            "class_chance": chance_level(test.label_N, trainer.protocol.workload.modalities),
-            "ceiling": ceiling(trainer.dataset, "test", trainer.protocol.workload.modalities),
-            "loss": trainer.last_loss,
-            "best_loss": None if best_pair is None else best_pair * pair_count * (pair_count - 1) / 2,
-            "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
-            "steps": trainer.step,
-            "fingerprints": _fingerprints(trainer),
-            "seconds": trainer.seconds(),
-            "memory": MemoryUse(
-                peak_bytes=environment.peak_memory(trainer.device),
-                state_bytes=environment.state_bytes(trainer.optimizer),
-            ),
-            "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
-            "environment": environment.environment(trainer.device),
-        }
-    )
+def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
+    """The fields of the record of a run that could be set up."""
+    dataset, modalities = trainer.dataset, trainer.protocol.workload.modalities
+    test, best_pair = dataset.held_out("test"), dataset.best_pair_loss(trainer.protocol.batch_size)
+    pairs = len(modalities) * (len(modalities) - 1) / 2
+    return {
+        "hyperparameters": trainer.hyperparameters(),
+        "metrics": metrics.test,
+        "validation_metrics": metrics.validation,
+        "class_metrics": metrics.by_class,
+        "chance": chance_level(test.match_N, modalities),
+        "class_chance": chance_level(test.label_N, modalities),
+        "ceiling": ceiling(dataset, "test", modalities),
+        "loss": trainer.last_loss,
+        "best_loss": None if best_pair is None else best_pair * pairs,
+        "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
+        "steps": trainer.step,
+        "fingerprints": _fingerprints(trainer),
+        "seconds": trainer.seconds(),
+        "memory": MemoryUse(
+            peak_bytes=environment.peak_memory(trainer.device),
+            state_bytes=environment.state_bytes(trainer.optimizer),
+        ),
+        "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
+        "environment": environment.environment(trainer.device),
+    }
 
 
 def _fingerprints(trainer: Trainer) -> Fingerprints:
@@ -323,9 +354,3 @@ def _fingerprints(trainer: Trainer) -> Fingerprints:
         initial_loss=trainer.initial_loss,
         data=trainer.dataset.digest,
     )
-
-
-def _class_metrics(trainer: Trainer) -> dict[str, float]:
-    """Retrieval where every item of the query's class counts as found."""
-    embeddings, samples = trainer.embeddings("test")
-    return embedding_scores(embeddings, samples.label_N)

@@ -8,17 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from torch import nn
 
 from bench.errors import UsageError
 from bench.spec import Role, RoledParameter, resolve
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from bench.datasets.samples import Dataset
 
 Modality = Literal["text", "image", "audio"]
+
+
+class Network(nn.Module):
+    """What a workload's network offers; any module of this shape will do, there is nothing to inherit.
+
+    `dropout_probability`: of the stream it is given. forward(inputs, text_mask, dropout): inputs by modality (text ids
+    [B, L], images, spectrograms), the text's mask or None, and the source of dropout masks, to the embedding [B, D] of
+    every modality, each seen alone.
+    """
+
+    dropout_probability: float
 
 
 class Workload(BaseModel):
@@ -42,7 +53,7 @@ class Workload(BaseModel):
     multi_positive: bool = False
     revision: int = 1
 
-    def build_model(self) -> nn.Module:
+    def build_model(self) -> Network:
         """The network with fresh weights from torch's global generator.
 
         Raises `UsageError` where an option is not one of the network's.
@@ -77,7 +88,7 @@ class Workload(BaseModel):
         """Number of trainable parameters."""
         return sum(p.numel() for p in self._example().parameters() if p.requires_grad)
 
-    def _example(self) -> nn.Module:
+    def _example(self) -> Network:
         """A network of some weights. (Building one is quicker than loading what torch's meta device needs.)"""
         from bench.seeding import torch_seeded
 

@@ -24,7 +24,6 @@ def make_record(run_id: str = "sgd-s0-abc", **changes) -> RunRecord:
         "run_id": run_id,
         "protocol": ProtocolName(name="tiny", hash="0" * 12),
         "optimizer": "sgd",
-        "title": "SGD",
         "hyperparameters": {"lr": 0.1},
         "seed": 0,
         "outcome": Outcome.OK,

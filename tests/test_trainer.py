@@ -191,3 +191,18 @@ def test_partial_last_batch_is_used_or_dropped(tiny: Protocol):
 def test_learning_rate_follows_the_schedule(tiny: Protocol):
     _, curve = train_with_curve(changed(tiny, {"schedule": "cosine", "warmup": 0.0}, "test"), lr=0.01)
     assert [p.learning_rate for p in curve] == pytest.approx([0.01 * 0.6913417, 0.01 * 0.0380602], rel=1e-5)
+
+
+def test_an_exception_after_a_non_finite_loss_is_divergence(tiny: Protocol, write_plugin: Callable[[str], str]):
+    """A library that cannot bear NaN raises; the run had diverged before."""
+    body = "assert p.isfinite().all(), 'cannot bear this'; p.fill_(float('nan'))"
+    record = train(tiny, write_plugin(body))
+    assert record.outcome is Outcome.DIVERGED
+    assert record.failure is not None and "cannot bear this" in record.failure.reason
+
+
+def test_record_holds_the_constructors_defaults_too(tiny: Protocol):
+    assert train(tiny, "adamw", lr=0.002).hyperparameters == {
+        "lr": 0.002, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False, "maximize": False,
+        "capturable": False, "differentiable": False, "decoupled_weight_decay": True,
+    }  # fmt: skip

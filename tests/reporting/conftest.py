@@ -39,7 +39,6 @@ def make_record(optimizer: str, seed: int, r1: float | None, **changes: Any) -> 
         "run_id": f"{slug(optimizer)}-s{seed}",
         "protocol": ProtocolName(name="hand", hash=PROTOCOL.hash),
         "optimizer": optimizer,
-        "title": optimizer,
         "hyperparameters": {"lr": 0.1},
         "seed": seed,
         "outcome": Outcome.OK if ok else Outcome.DIVERGED,
