@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: study test lint types check clean
 
 study: $(VENV)/.study
-	@$(BIN)/bench run --optimizers all --epochs 20 || test $$? -eq 5  # 5: every run was there already
-	$(BIN)/bench report
+	@$(BIN)/bench run --optimizers all --epochs 20; code=$$?; \
+	if [ $$code -ne 2 ] && [ $$code -ne 130 ]; then $(BIN)/bench report; fi; \
+	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
 	$(BIN)/pytest

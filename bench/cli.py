@@ -76,6 +76,7 @@ def run_command(
 ) -> None:
     """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
     from bench.display import display
+    from bench.environment import without_folders
     from bench.protocol import default_protocol
     from bench.runner import carry_out, prepare
 
@@ -83,7 +84,7 @@ def run_command(
     if options["protocol"] is None:
         options["protocol"], reason = default_protocol()
     options["overrides"] = _parse_overrides(overrides)
-    command = shlex.join(["bench", *(_without_folders(argument) for argument in sys.argv[1:])])
+    command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
     plan = prepare(list(optimizers), results=results, command=command, **options)
     _announce(plan, reason)
     if dry_run:
@@ -101,13 +102,6 @@ def run_command(
     if not plan.missing:
         click.echo("nothing to do: every run of this study has a record", err=True)
         sys.exit(EXIT_NOTHING_TO_DO)
-
-
-def _without_folders(argument: str) -> str:
-    """An absolute path is recorded without the folders that lead to it."""
-    option, equals, value = argument.rpartition("=")
-    path = Path(value)
-    return f"{option}{equals}…/{path.name}" if path.is_absolute() else argument
 
 
 def _announce(plan: Plan, reason: str) -> None:
@@ -135,12 +129,19 @@ def _parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, dot, key = place.rpartition(".")
         if not (equals and dot and name and key and value):
             raise UsageError(f"-O {text!r}: allowed is NAME.KEY=VALUE, as adamw.lr=3e-4")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        overrides.setdefault(name, {})[key] = parsed
+        overrides.setdefault(name, {})[key] = _parse_value(value)
     return overrides
+
+
+def _parse_value(text: str) -> Any:
+    """JSON, Python's True, False and None, or plain text."""
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _progress_console() -> Any:
@@ -216,18 +217,24 @@ def list_command(kind: str | None, results: Path, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command; bad input ends in one line and exit code 2."""
-    from bench.errors import UsageError
+    from bench.errors import BadRecordError, EngineError, UsageError
 
     try:
         cli.main(standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted; finished runs are kept, and the same command goes on with the rest", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help(), err=True)
+        sys.exit(EXIT_USAGE)
     except click.ClickException as error:
         click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except UsageError as error:
+    except (UsageError, BadRecordError, OSError) as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(EXIT_USAGE)
+    except EngineError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(EXIT_FAILED_RUNS)

@@ -1,5 +1,13 @@
-"""The one exception that means: the caller asked for something that is not allowed."""
+"""Exceptions that a user meets as one line."""
 
 
 class UsageError(ValueError):
     """A value that is not allowed; the message is one line that names the value and what is allowed (exit code 2)."""
+
+
+class BadRecordError(ValueError):
+    """A stored file that cannot be read; the message names the file and the fault."""
+
+
+class EngineError(RuntimeError):
+    """An engine cannot work at all; the message says why."""

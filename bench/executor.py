@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from bench.errors import EngineError
 from bench.plan import Run
 
 
@@ -117,7 +118,9 @@ class LocalEngine:
     def _handle(self, worker: _Worker, event: dict[str, Any] | None) -> list[Done]:
         if event is None:
             return self._replace(worker)
-        if event["event"] == "epoch":
+        if event["event"] == "ready":
+            worker.ready = True
+        elif event["event"] == "epoch":
             del event["event"]
             worker.run_id = event["run_id"]
             self._on_progress(Progress(worker=worker.number, **event))
@@ -131,6 +134,9 @@ class LocalEngine:
     def _replace(self, worker: _Worker) -> list[Done]:
         """A worker died: start another in its place and say which shard it took with it."""
         code = worker.end()
+        if not worker.ready:
+            log = self._logs / f"worker-{worker.number}.log"
+            raise EngineError(f"a worker process cannot start (exit code {code}); {log} says why")
         shard, run_id = worker.shard, worker.current_run()
         self._workers[worker.number] = _Worker(worker.number, self._events, self._logs, self._threads)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -141,12 +147,12 @@ class _Worker:
     """One process, the shard it has, and a thread that reads its events."""
 
     def __init__(self, number: int, events: queue.Queue[Any], logs: Path, threads: int) -> None:
-        self.number, self.shard, self.finished, self.run_id = number, None, 0, None
+        self.number, self.shard, self.finished, self.run_id, self.ready = number, None, 0, None, False
         self.shard: Shard | None
         self.run_id: str | None
         self._log = (logs / f"worker-{number}.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", str(threads)],
+            [sys.executable, "-P", "-m", "bench.worker", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=_environment(threads),
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -178,12 +184,18 @@ class _Worker:
         return code
 
     def _read(self, stdout: IO[bytes], events: queue.Queue[Any]) -> None:
-        for line in stdout:
-            events.put((self, json.loads(line)))
-        events.put((self, None))
+        """Pass events on until the process ends; a line that is none (a torn one, a library's print) is left out."""
+        try:
+            for line in stdout:
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line)
+                    if isinstance(event, dict) and "event" in event:
+                        events.put((self, event))
+        finally:
+            events.put((self, None))
 
 
 def _environment(threads: int) -> Mapping[str, str]:
     """The parent's environment with thread counts pinned before any library reads them."""
     pinned = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **pinned}
+    return {**os.environ, **pinned, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # cuBLAS repeats its bits only with it

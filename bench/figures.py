@@ -74,7 +74,7 @@ def write_figures(study: Study, folder: Path) -> dict[str, str]:
 
 
 def _runs(study: Study, optimizer: str) -> list[RunRecord]:
-    return [r for r in study.records if r.optimizer == optimizer]
+    return [r for r in study.records if study.labels[r.run_id] == optimizer]
 
 
 def _over_epochs(

@@ -125,7 +125,7 @@ def all_directions(score: Callable[[str, str], dict[str, float]], modalities: tu
 
 def chance(ids_N: Tensor) -> dict[str, float]:
     """Each metric of one direction when all similarities are equal, with `ids_N` on both sides."""
-    constant = _chunks(lambda part: torch.zeros(len(ids_N[part]), len(ids_N)), ids_N, ids_N)
+    constant = _chunks(lambda part: ids_N.new_zeros(len(ids_N[part]), len(ids_N), dtype=torch.float32), ids_N, ids_N)
     return scores_of_similarities(constant)
 
 

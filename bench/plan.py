@@ -31,19 +31,20 @@ class Run(BaseModel):
     data_digest: str | None = None
 
     @property
+    def configuration(self) -> str:
+        """8 digits over what two runs of one optimizer must share to be averaged: settings, code and data."""
+        return _digest(self.hyperparameters, self.revision, self.source_digest, self.data_digest)[:8]
+
+    @property
     def run_id(self) -> str:
         """`<optimizer>-s<seed>-<hash>`: a readable beginning and 12 digits over all that can change the result."""
-        identity: dict[str, Any] = {
-            "protocol": self.protocol.canonical_json(),
-            "optimizer": self.optimizer,
-            "hyperparameters": self.hyperparameters,
-            "seed": self.seed,
-            "revision": self.revision,
-            "source": self.source_digest,
-            "data": self.data_digest,
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        digest = _digest(self.protocol.canonical_json(), self.optimizer, self.seed, self.configuration)
         return f"{slug(self.optimizer)}-s{self.seed}-{digest[:12]}"
+
+
+def _digest(*parts: Any) -> str:
+    """SHA-256 of the parts as canonical JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def slug(name: str) -> str:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench.errors import UsageError
 from bench.schedule import Schedule
@@ -22,10 +22,15 @@ NOT_HASHED = {"name", "title", "seeds", "rates"}
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
+def _none_by_name(value: Any) -> Any:
+    """TOML has no null: there it is the word "none"."""
+    return None if value == "none" else value
+
+
 class Protocol(BaseModel):
     """Rules of a study; `rates` (whose settings optimizers get) reaches a run as its hyper-parameters."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     title: str = ""
@@ -34,7 +39,7 @@ class Protocol(BaseModel):
     batch_size: int = Field(default=32, ge=2)
     drop_last: bool = True
     precision: Literal["float32", "bf16", "fp16"] = "float32"
-    clip_norm: float | None = Field(default=1.0, gt=0)
+    clip_norm: Annotated[float | None, BeforeValidator(_none_by_name)] = Field(default=1.0, gt=0)
     schedule: Schedule = "constant"
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
@@ -122,7 +127,7 @@ def load_protocol(name_or_path: str) -> Protocol:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"protocol file {name_or_path!r} is not readable TOML: {error}") from None
     base = content.pop("extends", "standard")
-    if base not in PROTOCOLS:
+    if not isinstance(base, str) or base not in PROTOCOLS:
         raise UsageError(f"protocol file {name_or_path!r}: extends: {unknown('protocol', str(base), PROTOCOLS)}")
     return changed(PROTOCOLS[base], {"name": path.stem, "title": "", **content}, f"protocol file {name_or_path!r}")
 
@@ -137,7 +142,8 @@ def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
     if isinstance(workload, str):
         if workload not in WORKLOADS:
             raise UsageError(f"{source}: {unknown('workload', workload, WORKLOADS)}")
-        changes = changes | {"workload": WORKLOADS[workload].model_dump(mode="json")}
+        content["workload"] = WORKLOADS[workload].model_dump(mode="json")
+        changes = {key: value for key, value in changes.items() if key != "workload"}
     try:
         return Protocol.model_validate_json(json.dumps(_merged(content, changes)))
     except ValidationError as error:

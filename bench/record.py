@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, ValidationError
 
+from bench.errors import BadRecordError
+
 SCHEMA_VERSION = 1
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -36,10 +38,6 @@ class Outcome(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
     ERROR = "error"
-
-
-class BadRecordError(ValueError):
-    """A stored record that cannot be read; the message names the file and the fault."""
 
 
 class _Stored(BaseModel):
@@ -80,7 +78,8 @@ class MemoryUse(_Stored):
 
 
 class Fingerprints(_Stored):
-    """Equal for all optimizers of a block: SHA-256 of initial weights and of all batch orders, and the step-0 loss."""
+    """Equal for all optimizers of a block: SHA-256 of initial weights, of the first epoch's order and of the data, and
+    the step-0 loss."""
 
     initial_weights: str
     batch_order: str
@@ -140,12 +139,19 @@ class CurvePoint(_Stored):
 
 
 class RunRecord(_Stored):
-    """One run's result. `metrics` are the last epoch's on the test split; a run that is not ok has none."""
+    """One run's result.
+
+    Runs of one optimizer are alike where their `configuration` (settings, code, data) is. `metrics` are the last
+    epoch's on the test split; a run that is not ok has none.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
     protocol: ProtocolName
     optimizer: str
+    configuration: str
+    revision: int = 1
+    source_digest: str | None = None
     hyperparameters: dict[str, JsonValue]
     seed: int
     outcome: Outcome

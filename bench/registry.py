@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,11 @@ from bench.spec import OptimizerSpec, Role, RoledParameter
 from bench.suggestions import unknown
 
 Rates = Literal["default", "documents"]
+# What somebody else's code may raise when it is imported or constructed.
+PLUGIN_FAULTS = (
+    ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError, AssertionError,
+    LookupError, ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +51,10 @@ def entry(reference: str) -> OptimizerSpec:
     if ":" not in reference:
         raise UsageError(unknown("optimizer", reference, [*CATALOG, *GROUPS]) + ", or module:Class, or file.py:Class")
     place, _, attribute = reference.rpartition(":")
+    if not (place and attribute):
+        raise UsageError(f"optimizer {reference!r}: allowed are module:Class and file.py:Class")
     is_file = place.endswith(".py")
-    module, digest = _load_file(place, reference) if is_file else (_load_module(place, reference), None)
+    module, digest = _load_file(place, reference) if is_file else _load_module(place, reference)
     name = f"{Path(place).name}:{attribute}" if is_file else reference
     found = getattr(module, attribute, None)
     if found is None:
@@ -80,17 +88,22 @@ def _load_file(place: str, name: str) -> tuple[Any, str]:
     sys.modules[module_name] = module  # dataclasses and pickling look their module up
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError) as error:
+    except PLUGIN_FAULTS as error:
         del sys.modules[module_name]
         raise UsageError(f"optimizer {name!r}: {place} fails at import: {type(error).__name__}: {error}") from error
     return module, digest
 
 
-def _load_module(place: str, name: str) -> Any:
+def _load_module(place: str, name: str) -> tuple[Any, str | None]:
+    """The module, also of the current folder, and the SHA-256 of its source where it has one."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
-        return importlib.import_module(place)
-    except ImportError as error:
+        module = importlib.import_module(place)
+    except PLUGIN_FAULTS as error:
         raise UsageError(f"optimizer {name!r}: cannot import module {place!r}: {error}") from None
+    source = getattr(module, "__file__", None)
+    return module, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
 
 
 def _default_rate(constructor: type[Optimizer]) -> float:
@@ -135,9 +148,21 @@ def _expand(pattern: str) -> Sequence[str]:
 
 def _selected(spec: OptimizerSpec, reference: str, overrides: Mapping[str, Any], rates: Rates) -> Selected:
     base = spec.documents if rates == "documents" and spec.documents is not None else spec.defaults
-    hyperparameters = {**base, **overrides}
-    _try_constructor(spec, hyperparameters)
-    return Selected(spec=spec, reference=reference, hyperparameters=hyperparameters)
+    chosen = {**base, **overrides}
+    _try_constructor(spec, chosen)
+    return Selected(spec=spec, reference=reference, hyperparameters=_complete(spec, chosen))
+
+
+def _complete(spec: OptimizerSpec, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen settings and the constructor's own defaults for the others, as plain data: all that a record needs."""
+    parameters = inspect.signature(spec.constructor).parameters.items()
+    defaults = {key: p.default for key, p in parameters if p.default is not inspect.Parameter.empty}
+    complete = {key: list(v) if isinstance(v, tuple) else v for key, v in {**defaults, **chosen}.items()}
+    plain = {key: v for key, v in complete.items() if v is None or isinstance(v, bool | int | float | str | list)}
+    for key, value in plain.items():
+        if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
+            raise UsageError(f"optimizer {spec.name}: {key} is {value!r}; allowed are finite numbers")
+    return plain
 
 
 def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> None:
@@ -157,5 +182,5 @@ def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) ->
         raise UsageError(f"optimizer {spec.name}: lr is {lr!r}; allowed is a finite number >= 0")
     try:
         spec.build(parameters, hyperparameters)
-    except (TypeError, ValueError) as error:
+    except PLUGIN_FAULTS as error:
         raise UsageError(f"optimizer {spec.name}: {' '.join(str(error).split())}") from None

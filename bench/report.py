@@ -100,14 +100,14 @@ def _provenance(study: Study) -> str:
         )
     commands = Counter(r.command for r in study.records if r.command)
     shown = "\n".join(f"    {' '.join(command.split())}" for command, _ in commands.most_common())
-    hyperparameters = sorted({f"{r.optimizer}: {_settings(r.hyperparameters)}" for r in study.records})
+    hyperparameters = sorted({f"{study.labels[r.run_id]}: {_settings(r.hyperparameters)}" for r in study.records})
     return "\n\n".join(
         [_list(sorted(lines)), "Settings:", _list(hyperparameters), *(["Made by:", shown] if shown else [])]
     )
 
 
 def _settings(hyperparameters: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(hyperparameters.items()))
+    return ", ".join(f"{key}={value}" for key, value in sorted(hyperparameters.items()) if value is not None)
 
 
 def _csv(study: Study) -> str:
@@ -115,9 +115,7 @@ def _csv(study: Study) -> str:
     frame = study.frame()
     for column in frame.columns:
         if frame[column].dtype.kind not in "if":
-            frame[column] = [
-                f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_SIGNS) else v for v in frame[column]
-            ]
+            frame[column] = [_quoted(value) for value in frame[column]]
     return frame.to_csv(index=False, lineterminator="\n")
 
 

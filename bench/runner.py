@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.environment import usable_cores
-from bench.errors import UsageError
+from bench.errors import BadRecordError, UsageError
 from bench.executor import Done, Engine, LocalEngine, Progress, Shard
 from bench.metrics import metric_names
 from bench.plan import Run
@@ -27,6 +27,7 @@ from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
 
+MAX_SEEDS = 10_000
 ATTEMPTS = 2  # a run whose worker dies is tried once more
 
 
@@ -65,19 +66,19 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     try:
         if "," not in text and "-" not in text:
-            count = int(text)
-            seeds = tuple(range(count))
+            seeds: Sequence[int] = range(min(int(text), MAX_SEEDS + 1))
         else:
             parts = [part.partition("-") for part in text.split(",") if part.strip()]
             ranges = [range(int(low), int(high if dash else low) + 1) for low, dash, high in parts]
-            seeds = tuple(dict.fromkeys(itertools.chain.from_iterable(ranges)))
+            listed = itertools.islice(itertools.chain.from_iterable(ranges), MAX_SEEDS + 1)
+            seeds = tuple(dict.fromkeys(listed))
     except ValueError:
         seeds = ()
-    if not seeds or len(seeds) > 10_000:
+    if not seeds or len(seeds) > MAX_SEEDS:
         raise UsageError(
             f"--seeds {text!r}: allowed are a count >= 1 (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7)"
         )
-    return seeds
+    return tuple(seeds)
 
 
 def make_plan(
@@ -113,7 +114,7 @@ def make_plan(
         for chosen in selected
     )
     store = Store(folder)
-    missing = tuple(run for run in runs if _is_missing(store.read_record(run.run_id), retry_failed))
+    missing = tuple(run for run in runs if _is_missing(store, run, retry_failed))
     return Plan(
         store=store, protocol=protocol, runs=runs, missing=missing, device=device, data_dir=data_dir,
         workers=min(workers, max(1, len(missing))), threads=threads, command=command,
@@ -122,7 +123,7 @@ def make_plan(
 
 def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
     """The digest of the data's files, after everything that can be wrong before training has been looked at."""
-    metrics = metric_names(protocol.workload.modalities)
+    metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
@@ -132,16 +133,29 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
     return dataset.digest
 
 
-def _is_missing(record: RunRecord | None, retry_failed: bool) -> bool:
+def _is_missing(store: Store, run: Run, retry_failed: bool) -> bool:
+    """Whether the run has no record, or one that cannot be read."""
+    try:
+        record = store.read_record(run.run_id)
+    except BadRecordError:
+        return True
     if record is None:
         return True
     return retry_failed and record.outcome in (Outcome.ERROR, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY)
 
 
 def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None) -> Study:
-    """Run what is missing and return the study with all its records of the plan's protocol."""
+    """Run what is missing and return the study with all its records of the plan's protocol.
+
+    Raises `UsageError` where another process is at work on the study.
+    """
+    with plan.store.locked():
+        return _carry_out(plan, watcher, engine)
+
+
+def _carry_out(plan: Plan, watcher: Watcher, engine: Engine | None) -> Study:
+    plan.store.write_protocol(plan.protocol)
     if plan.missing:
-        plan.store.write_protocol(plan.protocol)
         engine = engine or LocalEngine(
             workers=plan.workers, threads=plan.threads, logs=plan.store.path / "logs", on_progress=watcher.epoch_done
         )
@@ -150,6 +164,7 @@ def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None) -> Stu
                 _drive(plan, engine, watcher, interrupted)
         finally:
             engine.close()
+    plan.store.mark_used(plan.protocol)
     study, _ = load_study(plan.store.path, plan.protocol.hash)
     return study
 
@@ -218,10 +233,15 @@ def _crash_record(run: Run, how: str, command: str | None) -> RunRecord:
         run_id=run.run_id,
         protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
         optimizer=run.optimizer,
+        configuration=run.configuration,
+        revision=run.revision,
+        source_digest=run.source_digest,
         hyperparameters=run.hyperparameters,
         seed=run.seed,
         outcome=Outcome.ERROR,
-        failure=Failure(reason=f"the worker process died {ATTEMPTS} times on this run, last by {how}"),
+        failure=Failure(
+            reason=f"the worker process died {ATTEMPTS} times on this run, last by {how}; the study's logs/ may say why"
+        ),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
     )

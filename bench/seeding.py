@@ -43,12 +43,9 @@ def batch_order(seed: int, epoch: int, samples: int) -> Tensor:
     return torch.randperm(samples, generator=generator)
 
 
-def order_fingerprint(seed: int, epochs: int, samples: int) -> str:
-    """SHA-256 over the batch orders of all epochs."""
-    digest = hashlib.sha256()
-    for epoch in range(1, epochs + 1):
-        digest.update(batch_order(seed, epoch, samples).numpy().tobytes())
-    return digest.hexdigest()
+def order_fingerprint(order: Tensor) -> str:
+    """SHA-256 of a batch order."""
+    return hashlib.sha256(order.numpy().tobytes()).hexdigest()
 
 
 def weights_fingerprint(model: nn.Module) -> str:

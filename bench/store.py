@@ -8,15 +8,17 @@ results/<study>/logs/                      what worker processes printed
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UsageError
+from bench.errors import BadRecordError, UsageError
 from bench.protocol import Protocol
-from bench.record import BadRecordError, CurvePoint, RunRecord, read_curve_point, read_record
+from bench.record import CurvePoint, RunRecord, read_curve_point, read_record
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -63,6 +65,31 @@ class Store:
     def write_protocol(self, protocol: Protocol) -> None:
         """Keep the full protocol; a second writer of the same hash writes the same content."""
         write_atomic(self.path / "protocols" / f"{protocol.hash}.json", protocol.model_dump_json(indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the study's only writer.
+
+        Raises `UsageError` where another process is.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"study {self.path}: another process is at work on it; wait, or use --study") from None
+            yield
+
+    def mark_used(self, protocol: Protocol) -> None:
+        """Note that a study of this protocol was asked for last; `bench report` shows that one."""
+        write_atomic(self.path / "last_used", protocol.hash + "\n")
+
+    def last_used(self) -> str | None:
+        """The protocol hash that was asked for last."""
+        try:
+            return (self.path / "last_used").read_text().strip()
+        except FileNotFoundError:
+            return None
 
     def read_protocol(self, protocol_hash: str) -> Protocol:
         """The protocol of that hash.

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import UsageError
+from bench.errors import BadRecordError, UsageError
 from bench.protocol import Protocol
-from bench.record import BadRecordError, CurvePoint, RunRecord
+from bench.record import CurvePoint, RunRecord
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ class Study:
         return self.path.name
 
     @cached_property
+    def labels(self) -> dict[str, str]:
+        """Run id to optimizer; with its configuration where the study holds several of one optimizer."""
+        configurations: dict[str, set[str]] = {}
+        for record in self.records:
+            configurations.setdefault(record.optimizer, set()).add(record.configuration)
+        return {
+            r.run_id: f"{r.optimizer}#{r.configuration[:4]}" if len(configurations[r.optimizer]) > 1 else r.optimizer
+            for r in self.records
+        }
+
+    @cached_property
     def curves(self) -> dict[str, list[CurvePoint]]:
         """Every run's curve by run id."""
         store = Store(self.path)
@@ -45,7 +56,7 @@ class Study:
         rows = [
             {
                 "run_id": r.run_id,
-                "optimizer": r.optimizer,
+                "optimizer": self.labels[r.run_id],
                 "seed": r.seed,
                 "outcome": str(r.outcome),
                 "learning_rate": r.hyperparameters.get("lr"),
@@ -65,7 +76,7 @@ class Study:
 def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dict[str, int]]:
     """The study in `path`, and how many runs its folder holds of each protocol hash.
 
-    Without `protocol_hash`, the protocol of the latest finished run. Records of different protocols are never mixed.
+    Without `protocol_hash`, the protocol that was asked for last. Records of different protocols are never mixed.
     Raises `UsageError` where there is no study or no such protocol in it.
     """
     store = Store(path)
@@ -74,7 +85,9 @@ def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dic
         faults = f"; {len(bad)} unreadable, first: {bad[0]}" if bad else ""
         raise UsageError(f"no finished runs in {path}{faults}")
     counts = Counter(record.protocol.hash for record in records)
-    chosen = protocol_hash or max(records, key=lambda r: (r.finished, r.run_id)).protocol.hash
+    latest = max(records, key=lambda r: (r.finished, r.run_id)).protocol.hash
+    last_used = store.last_used()
+    chosen = protocol_hash or (last_used if last_used and last_used in counts else latest)
     if chosen not in counts:
         raise UsageError(f"study {path}: no runs of protocol {chosen!r}; there are {', '.join(sorted(counts))}")
     own = tuple(record for record in records if record.protocol.hash == chosen)
@@ -82,8 +95,13 @@ def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dic
 
 
 def find_studies(results: Path) -> Sequence[Path]:
-    """The study folders under `results`, latest changed last."""
+    """The study folders under `results`, the one asked for last at the end."""
     if not results.is_dir():
         return []
     found = [entry for entry in results.iterdir() if (entry / "runs").is_dir()]
-    return sorted(found, key=lambda path: ((path / "runs").stat().st_mtime, path.name))
+
+    def used(path: Path) -> tuple[float, str]:
+        mark = path / "last_used"
+        return (mark if mark.exists() else path / "runs").stat().st_mtime, path.name
+
+    return sorted(found, key=used)

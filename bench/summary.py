@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.record import Outcome, RunRecord
+from bench.record import Fingerprints, Outcome, RunRecord
 from bench.study import Study
 
 SEEDS_FOR_A_CLAIM = 3
@@ -59,7 +60,7 @@ def rows(study: Study) -> list[Row]:
     """One row an optimizer: those with the larger share of ok runs first, then by the mean of the primary metric."""
     by_optimizer: dict[str, list[RunRecord]] = defaultdict(list)
     for record in study.records:
-        by_optimizer[record.optimizer].append(record)
+        by_optimizer[study.labels[record.run_id]].append(record)
     table = [_row(name, records) for name, records in by_optimizer.items()]
     primary = study.protocol.primary_metric
 
@@ -110,16 +111,18 @@ def bounds_lines(study: Study) -> list[str]:
 
 def claim_line(study: Study) -> str:
     """What the order of the table means."""
-    fewest = min(row.runs for row in rows(study))
+    fewest = min(row.outcomes.get(Outcome.OK, 0) or row.runs for row in rows(study))
     if fewest < SEEDS_FOR_A_CLAIM:
         return f"fewer than {SEEDS_FOR_A_CLAIM} seeds: no ranking claim"
-    return (f"ordered by the mean of {study.protocol.primary_metric} over at least {fewest} seeds, ± one standard "
-            "deviation; differences within that spread are not a ranking")  # fmt: skip
+    return (
+        f"ordered by the mean of {study.protocol.primary_metric} over at least {fewest} seeds, ± one standard "
+        "deviation, optimizers with failed runs below; differences within that spread are not a ranking"
+    )
 
 
 def findings(study: Study) -> list[str]:
     """What a reader should know besides the table: faults first, then failures, odd updates, identical results."""
-    checks = (_unreadable, _broken_blocks, _failures, _updates, _idle, _identical)
+    checks = (_unreadable, _broken_blocks, _configurations, _failures, _updates, _idle, _identical)
     return [line for check in checks for line in check(study)]
 
 
@@ -129,14 +132,36 @@ def _unreadable(study: Study) -> list[str]:
 
 def _broken_blocks(study: Study) -> list[str]:
     """Seeds whose optimizers did not start alike: their differences are not the optimizers' alone."""
-    starts: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    starts: dict[int, list[Fingerprints]] = defaultdict(list)
     for record in study.records:
-        if record.fingerprints is not None:
-            starts[record.seed].add((record.fingerprints.initial_weights, record.fingerprints.batch_order))
-    broken = [str(seed) for seed, found in sorted(starts.items()) if len(found) > 1]
+        if record.fingerprints is not None and record.fingerprints.batch_order:
+            starts[record.seed].append(record.fingerprints)
+    broken = [
+        str(seed) for seed, found in sorted(starts.items()) if not all(_alike(found[0], other) for other in found)
+    ]
     if not broken:
         return []
-    return [f"FAULT: initial weights or batches differ between optimizers in seeds {', '.join(broken)}; do not compare"]
+    return [f"FAULT: initial weights, batches or data differ within seeds {', '.join(broken)}; do not compare"]
+
+
+def _alike(a: Fingerprints, b: Fingerprints) -> bool:
+    """Same weights, order and data; the same step-0 loss but for another machine's rounding."""
+    same = (a.initial_weights, a.batch_order, a.data) == (b.initial_weights, b.batch_order, b.data)
+    if a.initial_loss is None or b.initial_loss is None:
+        return same
+    return same and math.isclose(a.initial_loss, b.initial_loss, rel_tol=1e-3)
+
+
+def _configurations(study: Study) -> list[str]:
+    """What tells the configurations of one optimizer apart."""
+    lines = set()
+    for record in study.records:
+        label = study.labels[record.run_id]
+        if label != record.optimizer:
+            settings = ", ".join(f"{k}={v}" for k, v in sorted(record.hyperparameters.items()) if v is not None)
+            source = f", source {record.source_digest[:8]}" if record.source_digest else ""
+            lines.add(f"{label}: {settings}{source}")
+    return sorted(lines)
 
 
 def _failures(study: Study) -> list[str]:
@@ -144,7 +169,7 @@ def _failures(study: Study) -> list[str]:
     for record in study.records:
         if record.outcome is not Outcome.OK:
             reason = record.failure.reason if record.failure else "no reason stored"
-            seeds[record.optimizer, record.outcome, reason].append(record.seed)
+            seeds[study.labels[record.run_id], record.outcome, reason].append(record.seed)
     lines = []
     for (name, outcome, reason), found in sorted(seeds.items()):
         word = "seed" if len(found) == 1 else "seeds"
@@ -156,7 +181,7 @@ def _updates(study: Study) -> list[str]:
     kinds = {"zero_update": "an update of exactly 0", "large_update": "an update larger than its own norm"}
     lines = []
     for row in rows(study):
-        own = [r.diagnostics for r in study.records if r.optimizer == row.optimizer]
+        own = [r.diagnostics for r in study.records if study.labels[r.run_id] == row.optimizer]
         for kind, text in kinds.items():
             names = sorted({name for diagnostics in own for name in getattr(diagnostics, kind)})
             if names:
@@ -181,7 +206,7 @@ def _identical(study: Study) -> list[str]:
     results: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     for record in study.records:
         if record.outcome is Outcome.OK:
-            results[record.optimizer][record.seed] = record.metrics
+            results[study.labels[record.run_id]][record.seed] = record.metrics
     lines, names = [], sorted(results)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:

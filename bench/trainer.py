@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -35,6 +33,7 @@ from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, O
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import batch_order, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
+from bench.spec import OptimizerSpec
 from bench.workload import Workload, roled_parameters
 
 EVALUATION_BATCH = 256
@@ -50,6 +49,17 @@ class DivergedError(ArithmeticError):
         self.failure = failure
 
 
+def _planned_entry(run: Run) -> OptimizerSpec:
+    """The run's entry.
+
+    Raises `ValueError` where a plugin's source is no longer what it was when the study was planned.
+    """
+    spec = entry(run.reference)
+    if spec.source_digest != run.source_digest:
+        raise ValueError(f"{run.optimizer}: its source has changed since the study was planned; start the study again")
+    return spec
+
+
 @dataclass(slots=True, kw_only=True)
 class _EpochTotals:
     """What the steps of an epoch leave on the device until its end."""
@@ -57,12 +67,6 @@ class _EpochTotals:
     losses: Tensor  # [steps]
     pairs: Tensor  # [steps, pairs]
     gradient_norms: Tensor  # [steps]
-
-
-def training_inputs(samples: Samples) -> dict[str, Tensor]:
-    """The modalities that are present, by name."""
-    inputs = {"text": samples.text_NL, "image": samples.image_N3HW, "audio": samples.audio_N1FT}
-    return {name: x for name, x in inputs.items() if x is not None}
 
 
 @lru_cache(maxsize=2)
@@ -87,13 +91,14 @@ class Trainer:
             self.model.to(device)
             roled = roled_parameters(self.model, workload.roles())
             self.parameters = list(self.model.parameters())  # walking the modules costs 0.4 ms a step
-            self.optimizer: Optimizer = entry(run.reference).build(roled, run.hyperparameters)
+            self.optimizer: Optimizer = _planned_entry(run).build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
         self.step = self.samples = self.skipped_steps = 0
+        self.first_order = ""
         self.initial_loss: float | None = None
         self.last_loss: float | None = None
         self._step_losses = torch.zeros(0)  # of each pair, of the latest step
@@ -113,7 +118,9 @@ class Trainer:
         """All steps of an epoch; nothing is read back from the device but at the first step, which is watched."""
         self.model.train()
         samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
-        order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples)).to(self.device)
+        order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+        self.first_order = self.first_order or order_fingerprint(order)
+        order = order.to(self.device)
         steps, totals = self.steps_per_epoch, None
         for i in range(steps):
             batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
@@ -141,7 +148,7 @@ class Trainer:
         self.dropout.start_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
-            embeddings = self.model(training_inputs(batch), batch.text_mask_NL, self.dropout)
+            embeddings = self.model(batch.inputs(), batch.text_mask_NL, self.dropout)
         workload = self.protocol.workload
         losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
                              multi_positive=workload.multi_positive)  # fmt: skip
@@ -169,7 +176,7 @@ class Trainer:
         for start in range(0, len(samples), EVALUATION_BATCH):
             batch = samples.take(slice(start, start + EVALUATION_BATCH))
             with self.autocast():
-                embeddings = self.model(training_inputs(batch), batch.text_mask_NL, NO_DROPOUT)
+                embeddings = self.model(batch.inputs(), batch.text_mask_NL, NO_DROPOUT)
             for name, x in embeddings.items():
                 parts.setdefault(name, []).append(x.float())
         return {name: torch.cat(xs) for name, xs in parts.items()}, samples
@@ -196,12 +203,6 @@ class Trainer:
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""
         return not self._step_losses.isfinite().all().item()
-
-    def hyperparameters(self) -> dict[str, JsonValue]:
-        """The run's settings and the constructor's defaults for the others, as far as they are plain values."""
-        defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in self.optimizer.defaults.items()}
-        plain = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | list)}
-        return {**plain, **self.run.hyperparameters}
 
     def epochs(self) -> Iterator[CurvePoint]:
         """Train epoch by epoch.
@@ -282,12 +283,17 @@ def execute(
     except Exception as error:  # the one place where a run's failure becomes a result
         # Code that cannot bear NaN raises once a run has diverged; what happened is the divergence.
         diverged = trainer is not None and trainer.has_non_finite_loss()
-        outcome = Outcome.DIVERGED if diverged else Outcome.ERROR
-        failure = Failure(reason=_line(error), traceback=_traceback())
+        full = "can't allocate memory" in str(error)  # what torch raises where the CPU's memory is full
+        outcome = Outcome.DIVERGED if diverged else Outcome.OUT_OF_MEMORY if full else Outcome.ERROR
+        at = {} if trainer is None else {"epoch": trainer.step // trainer.steps_per_epoch + 1, "step": trainer.step}
+        failure = Failure(reason=_line(error), traceback=_traceback(), **at)
     record = RunRecord(
         run_id=run.run_id,
         protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
         optimizer=run.optimizer,
+        configuration=run.configuration,
+        revision=run.revision,
+        source_digest=run.source_digest,
         hyperparameters=run.hyperparameters,
         seed=run.seed,
         outcome=outcome,
@@ -308,22 +314,21 @@ class _Metrics:
 
 
 def _traceback() -> str:
-    """The current exception's traceback with file names cut to their last two parts: no folder of a user's machine."""
-    return re.sub(r'File "[^"]*?([^"/]+/[^"/]+)"', r'File "\1"', traceback.format_exc())
+    """The current exception's traceback."""
+    return environment.without_folders(traceback.format_exc())
 
 
 def _line(error: BaseException) -> str:
     """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return environment.without_folders(text)[:500]
 
 
 def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
     """The fields of the record of a run that could be set up."""
     dataset, modalities = trainer.dataset, trainer.protocol.workload.modalities
-    test, best_pair = dataset.held_out("test"), dataset.best_pair_loss(trainer.protocol.batch_size)
-    pairs = len(modalities) * (len(modalities) - 1) / 2
+    test = dataset.held_out("test")
     return {
-        "hyperparameters": trainer.hyperparameters(),
         "metrics": metrics.test,
         "validation_metrics": metrics.validation,
         "class_metrics": metrics.by_class,
@@ -331,7 +336,7 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
         "class_chance": chance_level(test.label_N, modalities),
         "ceiling": ceiling(dataset, "test", modalities),
         "loss": trainer.last_loss,
-        "best_loss": None if best_pair is None else best_pair * pairs,
+        "best_loss": _best_loss(trainer),
         "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
         "steps": trainer.step,
         "fingerprints": _fingerprints(trainer),
@@ -345,12 +350,22 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
     }
 
 
+def _best_loss(trainer: Trainer) -> float | None:
+    """The lowest expected mean of an epoch's losses, over its batches as they are."""
+    size, batch = trainer.dataset.training_size, trainer.protocol.batch_size
+    batches = [min(batch, size - start) for start in range(0, trainer.steps_per_epoch * batch, batch)]
+    bounds = [trainer.dataset.best_pair_loss(count) for count in batches]
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return None
+    modalities = len(trainer.protocol.workload.modalities)
+    return modalities * (modalities - 1) / 2 * sum(known) / len(known)
+
+
 def _fingerprints(trainer: Trainer) -> Fingerprints:
     return Fingerprints(
         initial_weights=trainer.initial_weights,
-        batch_order=order_fingerprint(
-            role_seed(trainer.run.seed, "order"), trainer.protocol.epochs, trainer.dataset.training_size
-        ),
+        batch_order=trainer.first_order,
         initial_loss=trainer.initial_loss,
         data=trainer.dataset.digest,
     )

@@ -29,6 +29,11 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     torch.set_num_threads(int(sys.argv[1]))
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling fresh memory costs time and only helps to find bugs.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+        torch.backends.cudnn.allow_tf32 = False
     _send(events, event="ready")
     for line in _lines_until_the_parent_dies():
         shard = json.loads(line)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from torch import nn
 
 from bench.errors import UsageError
+from bench.models.dropout import DropoutStream
 from bench.spec import Role, RoledParameter, resolve
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
 
 Modality = Literal["text", "image", "audio"]
+# What a constructor or a forward pass raises where an option does not suit it.
+OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
+                 AttributeError, OSError)  # fmt: skip
+
+
+def _line(error: BaseException) -> str:
+    """The error in one line, by its type where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Network(nn.Module):
@@ -60,8 +69,8 @@ class Workload(BaseModel):
         """
         try:
             return resolve(self.model)(**self.model_options)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"workload {self.name!r}: model_options: {error}") from error
+        except OPTION_FAULTS as error:
+            raise UsageError(f"workload {self.name!r}: model_options: {_line(error)}") from error
 
     def build_dataset(self, data_dir: Path | None, device: torch.device | str) -> Dataset:
         """The dataset, resident on `device`.
@@ -73,16 +82,23 @@ class Workload(BaseModel):
             place["data_dir"] = data_dir
         try:
             return resolve(self.dataset)(**self.dataset_options, **place)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"workload {self.name!r}: {error}") from error
+        except OPTION_FAULTS as error:
+            raise UsageError(f"workload {self.name!r}: {_line(error)}") from error
 
     def check(self, data_dir: Path | None) -> Dataset:
-        """Build network and dataset once, before anything is written; returns the dataset.
+        """Build network and dataset and embed two samples, before anything is written; returns the dataset.
 
-        Raises `UsageError` where an option is not allowed or a file is missing or broken.
+        Raises `UsageError` where an option is not allowed, the two do not fit, or a file is missing or broken.
         """
-        roled_parameters(self._example(), self.roles())
-        return self.build_dataset(data_dir, "cpu")
+        network = self._example()
+        roled_parameters(network, self.roles())
+        dataset = self.build_dataset(data_dir, "cpu")
+        samples = dataset.held_out("test").take(slice(0, 2))
+        try:
+            network(samples.inputs(), samples.text_mask_NL, DropoutStream(network.dropout_probability, 0))
+        except OPTION_FAULTS as error:
+            raise UsageError(f"workload {self.name!r}: network and data do not fit: {_line(error)}") from error
+        return dataset
 
     def parameter_count(self) -> int:
         """Number of trainable parameters."""
@@ -122,6 +138,18 @@ def roled_parameters(model: nn.Module, patterns: Sequence[tuple[str, str]]) -> l
     return roled
 
 
+# Every argument of a dataset's constructor stands here, so that it is in the protocol's hash.
+_DOCUMENTS_DATA: dict[str, JsonValue] = {
+    "classes": 10, "training": 1000, "validation": 200, "test": 200, "tokens": 16, "vocab_size": 1000,
+    "image_size": 64, "audio_size": 64, "data_seed": 0,
+}  # fmt: skip
+_PAIRED_DATA: dict[str, JsonValue] = {
+    "training": 2000, "validation": 500, "test": 500, "classes": 20, "factors": 4, "noise": 0.04, "clutter": 0.05,
+    "pixel_noise": 0.1, "bins": 16, "vocab_size": 1000, "image_size": 64, "audio_size": 64, "data_seed": 0,
+}  # fmt: skip
+_DIGITS_DATA: dict[str, JsonValue] = {
+    "training": 2000, "validation": 300, "test": 300, "image_size": 32, "mels": 32, "frames": 64, "data_seed": 0,
+}  # fmt: skip
 _STUDY_NETWORK: dict[str, JsonValue] = {
     "vocab_size": 1000,
     "text_embed_dim": 256,
@@ -133,6 +161,7 @@ _STUDY_NETWORK: dict[str, JsonValue] = {
     "memory_size": 64,
     "num_heads": 4,
     "audio_channels": [64, 128, 256, 512],
+    "feedback_steps": 2,
     "dropout": 0.1,
 }
 _SMALL_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
@@ -150,28 +179,28 @@ WORKLOADS: dict[str, Workload] = {
             name="documents",
             title="class-only synthetic data of the documents' study",
             dataset="bench.datasets.documents:DocumentsData",
-            dataset_options={"training": 1000, "validation": 200, "test": 200},
+            dataset_options=_DOCUMENTS_DATA,
             model_options=_STUDY_NETWORK,
         ),
         Workload(
             name="paired",
             title="synthetic samples whose modalities share instance factors",
             dataset="bench.datasets.paired:PairedData",
-            dataset_options={"training": 2000, "validation": 500, "test": 500},
+            dataset_options=_PAIRED_DATA,
             model_options=_STUDY_NETWORK,
         ),
         Workload(
             name="paired_small",
             title="paired at width 64, one layer, 32 × 32 pixels and 16 × 16 spectrograms",
             dataset="bench.datasets.paired:PairedData",
-            dataset_options={"training": 1000, "validation": 500, "test": 500, "image_size": 32, "audio_size": 16},
+            dataset_options=_PAIRED_DATA | {"training": 1000, "image_size": 32, "audio_size": 16},
             model_options=_SMALL_NETWORK,
         ),
         Workload(
             name="spoken_digits",
             title="MNIST images, spoken digits and their captions",
             dataset="bench.datasets.spoken_digits:SpokenDigits",
-            dataset_options={"training": 2000, "validation": 300, "test": 300},
+            dataset_options=_DIGITS_DATA,
             reads_files=True,
             model_options=_SMALL_NETWORK | {"vocab_size": 34, "num_layers": 2},
             multi_positive=True,

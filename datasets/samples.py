@@ -48,6 +48,11 @@ class Samples:
         """The same samples on `device`."""
         return self._each(lambda value: value.to(device))
 
+    def inputs(self) -> dict[str, Tensor]:
+        """The modalities that are present, by name: text ids, images, spectrograms."""
+        named = {"text": self.text_NL, "image": self.image_N3HW, "audio": self.audio_N1FT}
+        return {name: x for name, x in named.items() if x is not None}
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
         present = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         return replace(self, **{name: change(value) for name, value in present.items()})

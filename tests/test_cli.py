@@ -47,10 +47,13 @@ BAD_INPUT = [
     (["run", "-p", "option.toml"], "unexpected keyword argument 'latent_dims'"),
     (["run", "-p", "metric.toml"], "unknown primary_metric 'avg_r2': did you mean"),
     (["run", "-p", "batch.toml"], "batch_size is 5000; allowed is at most the 1000 training samples"),
+    (["run", "-p", "fit.toml"], "network and data do not fit"),
+    (["run", "-p", "heads.toml"], "model_options: embed_dim must be divisible by num_heads"),
     (["run", "-p", "digits"], "--data-dir"),
     (["run", "-p", "digits", "--data-dir", "nowhere"], "nowhere"),
     (["run", "--study", "../out"], "study '../out': allowed are letters"),
     (["run", "--lr", "best"], "'best' is not one of"),
+    (["run", "--results", "key.toml"], "key.toml"),
     (["report"], "no study in results"),
     (["report", "none"], "no finished runs in results/none"),
     (["list", "things"], "'things' is not one of"),
@@ -63,6 +66,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.toml").write_text("epochs = ")
     (tmp_path / "key.toml").write_text("epoch = 3")
     (tmp_path / "option.toml").write_text('extends = "mini"\n[workload.model_options]\nlatent_dims = 3')
+    (tmp_path / "fit.toml").write_text('extends = "mini"\n[workload.model_options]\nimage_size = 64')
+    (tmp_path / "heads.toml").write_text('extends = "mini"\n[workload.model_options]\nnum_heads = 5')
     (tmp_path / "metric.toml").write_text('extends = "mini"\nprimary_metric = "avg_r2"')
     (tmp_path / "batch.toml").write_text('extends = "mini"\nbatch_size = 5000')
     return tmp_path
@@ -102,7 +107,7 @@ def test_whole_way_from_run_to_report(tiny_toml: Path, tmp_path: Path):
     for text in ("adamw", "custom_adam", "chance", "ceiling", "no ranking claim"):
         assert text in first.stdout
     before = {p: p.read_bytes() for p in (tmp_path / "results").rglob("*.json*")}
-    assert len(before) == 6 * 2 + 1
+    assert len(before) == 6 * 2 + 1  # a record and a curve a run, and the protocol
     second = call(*arguments, cwd=tmp_path)
     assert second.returncode == 5
     assert "nothing to do" in second.stderr

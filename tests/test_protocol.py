@@ -40,9 +40,21 @@ def test_user_file_may_name_a_workload(tmp_path: Path):
     assert load_protocol(str(path)).workload.reads_files
 
 
+def test_named_workload_replaces_the_base_whole(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "mini"\nworkload = "documents"\nclip_norm = "none"')
+    protocol = load_protocol(str(path))
+    assert protocol.workload == PROTOCOLS["documents"].workload
+    assert protocol.clip_norm is None
+    assert Protocol.model_validate_json(protocol.model_dump_json()) == protocol
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("clip_norm = inf", "clip_norm is inf"),
+        ("diverged_loss_factor = nan", "diverged_loss_factor is nan"),
+        ('extends = ["mini"]', "unknown protocol"),
         ("epochs = ", "is not readable TOML"),
         ("epochs = 0", "epochs is 0: Input should be greater than or equal to 1"),
         ('epochs = "3"', "epochs is '3': Input should be a valid integer"),

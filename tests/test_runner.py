@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import bench
-from bench.errors import UsageError
+from bench.environment import without_folders
+from bench.errors import EngineError, UsageError
 from bench.executor import Progress
 from bench.plan import Run
 from bench.protocol import Protocol
@@ -161,6 +162,55 @@ def test_records_hold_no_folder_of_this_machine(tiny: Protocol, tmp_path: Path, 
     assert "broken" in text
     for place in (str(tmp_path), str(Path.home()), os.getcwd()):  # noqa: PTH109
         assert f"{place}/" not in text
+
+
+def test_a_damaged_record_is_made_again(tiny: Protocol, tmp_path: Path):
+    arguments = {"protocol": tiny, "seeds": 1, "results": tmp_path}
+    study = bench.run("sgd", **arguments)
+    path = Store(study.path).run_dir(study.records[0].run_id) / "run.json"
+    path.write_text(path.read_text()[:100])
+    assert contents(bench.run("sgd", **arguments)) == contents(study)
+
+
+def test_two_writers_of_one_study_are_refused(tiny: Protocol, tmp_path: Path):
+    with Store(tmp_path / "tiny").locked(), pytest.raises(UsageError, match="another process is at work on it"):
+        bench.run("sgd", protocol=tiny, seeds=1, results=tmp_path)
+
+
+def test_other_settings_of_one_optimizer_are_another_row(tiny: Protocol, tmp_path: Path):
+    for rate in (0.01, 0.02):
+        study = bench.run("sgd", protocol=tiny, seeds=1, overrides={"sgd": {"lr": rate}}, results=tmp_path)
+    labels = set(study.labels.values())
+    assert len(study.records) == len(labels) == 2
+    assert all(label.startswith("sgd#") for label in labels)
+
+
+def test_report_shows_what_was_asked_for_last(tiny: Protocol, tmp_path: Path):
+    bench.run("sgd", protocol=tiny, seeds=1, results=tmp_path)
+    bench.run("sgd", protocol=tiny, epochs=1, seeds=1, results=tmp_path)
+    bench.run("sgd", protocol=tiny, seeds=1, results=tmp_path)  # nothing to do, but asked for
+    study, _ = load_study(tmp_path / "tiny")
+    assert study.protocol == tiny
+
+
+def test_workers_that_cannot_start_end_the_study(tiny: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))  # an interpreter without a standard library
+    with pytest.raises(EngineError, match=r"cannot start .*worker-\d\.log says why"):
+        bench.run("sgd", protocol=tiny, seeds=2, results=tmp_path)
+    assert not list((tmp_path / "tiny").glob("runs/*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("run -o adamw,/home/joe/secret/mine.py:Mine", "run -o adamw,…/secret/mine.py:Mine"),
+        ("--data-dir=/mnt/a/b/c x", "--data-dir=…/b/c x"),
+        ('File "/home/joe/x/y.py", line 3', 'File "…/x/y.py", line 3'),
+        ("a/b 1/2 s/epoch", "a/b 1/2 s/epoch"),
+    ],
+)
+def test_folders_are_cut_from_texts(text: str, paths: str):
+    assert without_folders(text) == paths
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import UsageError
+from bench.errors import BadRecordError, UsageError
 from bench.plan import Run, slug
 from bench.protocol import PROTOCOLS, Protocol
-from bench.record import BadRecordError, CurvePoint, Outcome, ProtocolName, RunRecord, Seconds, read_record
+from bench.record import CurvePoint, Outcome, ProtocolName, RunRecord, Seconds, read_record
 from bench.store import Store, study_name, write_atomic
 
 
@@ -24,6 +24,7 @@ def make_record(run_id: str = "sgd-s0-abc", **changes) -> RunRecord:
         "run_id": run_id,
         "protocol": ProtocolName(name="tiny", hash="0" * 12),
         "optimizer": "sgd",
+        "configuration": "c0",
         "hyperparameters": {"lr": 0.1},
         "seed": 0,
         "outcome": Outcome.OK,

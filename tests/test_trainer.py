@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from bench import trainer
+from bench.datasets.documents import expected_log_same_class
 from bench.diagnostics import UpdateWatch
 from bench.plan import Run
 from bench.protocol import Protocol, changed
@@ -26,7 +28,8 @@ def train_with_curve(
     spec = entry(optimizer)
     settings = {**spec.defaults, **hyperparameters}
     curve: list[CurvePoint] = []
-    run = Run(protocol=protocol, optimizer=spec.name, reference=optimizer, hyperparameters=settings, seed=seed)
+    run = Run(protocol=protocol, optimizer=spec.name, reference=optimizer, hyperparameters=settings, seed=seed,
+              source_digest=spec.source_digest)  # fmt: skip
     return execute(run, device=CPU, on_epoch=curve.append), curve
 
 
@@ -201,8 +204,35 @@ def test_an_exception_after_a_non_finite_loss_is_divergence(tiny: Protocol, writ
     assert record.failure is not None and "cannot bear this" in record.failure.reason
 
 
-def test_record_holds_the_constructors_defaults_too(tiny: Protocol):
-    assert train(tiny, "adamw", lr=0.002).hyperparameters == {
-        "lr": 0.002, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False, "maximize": False,
-        "capturable": False, "differentiable": False, "decoupled_weight_decay": True,
-    }  # fmt: skip
+def test_a_plugin_changed_in_mid_study_is_not_run(tiny: Protocol, write_plugin: Callable[[str], str]):
+    """A record must not stand under the identity of code that did not make it."""
+    reference = write_plugin("p.add_(p.grad, alpha=-0.1)")
+    run = Run(protocol=tiny, optimizer="mine.py:Mine", reference=reference, hyperparameters={"lr": 0.1}, seed=0,
+              source_digest=entry(reference).source_digest)  # fmt: skip
+    assert execute(run, device=CPU).outcome is Outcome.OK
+    write_plugin("p.add_(p.grad, alpha=-0.2)")
+    record = execute(run, device=CPU)
+    assert record.outcome is Outcome.ERROR
+    assert record.failure is not None and "source has changed since the study was planned" in record.failure.reason
+
+
+def test_lowest_loss_counts_the_batches_as_they_are(tiny: Protocol):
+    documents = {
+        "workload": {"dataset": "bench.datasets.documents:DocumentsData"},
+        "drop_last": False,
+        "batch_size": 32,
+    }
+    options = {"training": 40, "validation": 8, "test": 8, "image_size": 16, "audio_size": 16}
+    protocol = changed(tiny, documents | {"drop_last": False, "batch_size": 32}, "test")
+    workload = protocol.workload.model_copy(update={"dataset_options": options})
+    record = train(protocol.model_copy(update={"workload": workload}))
+    expected = 3 * (expected_log_same_class(32, 10) + expected_log_same_class(8, 10)) / 2
+    assert record.best_loss == pytest.approx(expected)
+
+
+def test_fingerprint_is_of_the_order_that_was_used(tiny: Protocol, monkeypatch: pytest.MonkeyPatch):
+    before = train(tiny).fingerprints
+    monkeypatch.setattr(trainer, "batch_order", lambda seed, epoch, samples: torch.arange(samples))
+    after = train(tiny).fingerprints
+    assert before is not None and after is not None
+    assert before.batch_order != after.batch_order and before.initial_weights == after.initial_weights

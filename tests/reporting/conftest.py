@@ -39,6 +39,7 @@ def make_record(optimizer: str, seed: int, r1: float | None, **changes: Any) -> 
         "run_id": f"{slug(optimizer)}-s{seed}",
         "protocol": ProtocolName(name="hand", hash=PROTOCOL.hash),
         "optimizer": optimizer,
+        "configuration": "c0",
         "hyperparameters": {"lr": 0.1},
         "seed": seed,
         "outcome": Outcome.OK if ok else Outcome.DIVERGED,

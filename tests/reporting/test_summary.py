@@ -77,7 +77,7 @@ def test_findings_name_failures_once_with_their_seeds(write_study: Write):
 def test_findings_shout_when_a_block_did_not_start_alike(write_study: Write):
     write_study({"a": {0: 1.0}})
     study = write_study({"b": {0: 1.0}}, fingerprints=Fingerprints(initial_weights="x", batch_order="o0"))
-    assert findings(study)[0].startswith("FAULT: initial weights or batches differ between optimizers in seeds 0")
+    assert findings(study)[0].startswith("FAULT: initial weights, batches or data differ within seeds 0")
 
 
 def test_findings_count_odd_updates_and_idle_parameters(write_study: Write):
