@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from bench.protocol import Protocol
+from bench.record import Failure, Outcome, ProtocolName, RunRecord
 
 
 class Run(BaseModel):
@@ -40,6 +42,24 @@ class Run(BaseModel):
         """`<optimizer>-s<seed>-<hash>`: a readable beginning and 12 digits over all that can change the result."""
         digest = _digest(self.protocol.canonical_json(), self.optimizer, self.seed, self.configuration)
         return f"{slug(self.optimizer)}-s{self.seed}-{digest[:12]}"
+
+
+def ended(run: Run, outcome: Outcome, failure: Failure | None, command: str | None) -> RunRecord:
+    """The record of a run that has ended now, without anything measured."""
+    return RunRecord(
+        run_id=run.run_id,
+        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
+        optimizer=run.optimizer,
+        configuration=run.configuration,
+        revision=run.revision,
+        source_digest=run.source_digest,
+        hyperparameters=run.hyperparameters,
+        seed=run.seed,
+        outcome=outcome,
+        failure=failure,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
 
 
 def _digest(*parts: Any) -> str:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from bench.environment import usable_cores
 from bench.errors import BadRecordError, UsageError
 from bench.executor import Done, Engine, LocalEngine, Progress, Shard
 from bench.metrics import metric_names
-from bench.plan import Run
+from bench.plan import Run, ended
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
-from bench.record import Failure, Outcome, ProtocolName, RunRecord
+from bench.record import Failure, Outcome, RunRecord
 from bench.registry import Rates, Selected, select
 from bench.store import Store, study_name
 from bench.study import Study, load_study
@@ -218,7 +217,7 @@ def _unfinished(plan: Plan, done: Done, attempts: Mapping[str, int], watcher: Wa
                 watcher.retried(run, done.crashed)
                 again.append(run)
                 continue
-            record = _crash_record(run, done.crashed, plan.command)
+            record = ended(run, Outcome.ERROR, _crash(done.crashed), plan.command)
             plan.store.write_record(record)
         if record is None:
             again.append(run)
@@ -227,24 +226,10 @@ def _unfinished(plan: Plan, done: Done, attempts: Mapping[str, int], watcher: Wa
     return again
 
 
-def _crash_record(run: Run, how: str, command: str | None) -> RunRecord:
-    """The record of a run whose worker died every time."""
-    return RunRecord(
-        run_id=run.run_id,
-        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
-        optimizer=run.optimizer,
-        configuration=run.configuration,
-        revision=run.revision,
-        source_digest=run.source_digest,
-        hyperparameters=run.hyperparameters,
-        seed=run.seed,
-        outcome=Outcome.ERROR,
-        failure=Failure(
-            reason=f"the worker process died {ATTEMPTS} times on this run, last by {how}; the study's logs/ may say why"
-        ),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-    )
+def _crash(how: str) -> Failure:
+    """Why a run has failed whose worker died every time."""
+    text = f"the worker process died {ATTEMPTS} times on this run, last by {how}; the study's logs/ may say why"
+    return Failure(reason=text)
 
 
 def run(

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from bench.metrics import (
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.objective import pair_losses
-from bench.plan import Run
-from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, ProtocolName, RunRecord, Seconds
+from bench.plan import Run, ended
+from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, RunRecord, Seconds
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import batch_order, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
@@ -287,20 +286,7 @@ def execute(
         outcome = Outcome.DIVERGED if diverged else Outcome.OUT_OF_MEMORY if full else Outcome.ERROR
         at = {} if trainer is None else {"epoch": trainer.step // trainer.steps_per_epoch + 1, "step": trainer.step}
         failure = Failure(reason=_line(error), traceback=_traceback(), **at)
-    record = RunRecord(
-        run_id=run.run_id,
-        protocol=ProtocolName(name=run.protocol.name, hash=run.protocol.hash),
-        optimizer=run.optimizer,
-        configuration=run.configuration,
-        revision=run.revision,
-        source_digest=run.source_digest,
-        hyperparameters=run.hyperparameters,
-        seed=run.seed,
-        outcome=outcome,
-        failure=failure,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-    )
+    record = ended(run, outcome, failure, command)
     return record if trainer is None else record.model_copy(update=_findings(trainer, metrics, outcome))
 
 
