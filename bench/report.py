@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.figures import write_figures
+from bench.findings import findings, seeds_text, without_folders
+from bench.protocol import PROTOCOLS
+from bench.record import Environment, Failure
 from bench.store import write_atomic
 from bench.study import Study
-from bench.summary import bounds_lines, claim_line, findings
-from bench.tables import LEGEND, markdown_cell, markdown_table
+from bench.summary import Row, bounds_lines, claim_lines, metric_title, rows, settings_text
+from bench.tables import LEGEND, markdown_cell, markdown_grid, markdown_table
 
 FIGURE_TITLES = {
     "final": "Final result",
@@ -19,103 +24,152 @@ FIGURE_TITLES = {
     "pairs": "By pair of modalities",
     "time": "Time against quality",
 }
-FORMULA_SIGNS = ("=", "+", "-", "@")
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+NO_OTHERS: Mapping[str, int] = MappingProxyType({})
 
 
-def write_report(study: Study, folder: Path, others: Mapping[str, int] | None = None) -> Path:
+def write_report(study: Study, folder: Path, others: Mapping[str, int] = NO_OTHERS) -> Path:
     """Write report.md, runs.csv and figures/ into `folder`; returns the path of report.md.
 
     `others` are the further protocols in the study's folder with their numbers of runs. The same study gives the same
-    bytes.
+    bytes, in whatever order its records come.
     """
+    study = replace(study, records=tuple(sorted(study.records, key=lambda r: (r.optimizer, r.seed, r.run_id))))
+    table = rows(study)
     texts = write_figures(study, folder / "figures")
     write_atomic(folder / "runs.csv", _csv(study))
+    notes = findings(study, table)
     parts = [
         f"# {markdown_cell(study.name)}",
-        _protocol(study, others or {}),
+        _list(_facts(study, others)),
         "## Result",
         markdown_table(study),
-        _list([*bounds_lines(study), claim_line(study)]),
+        _list([*bounds_lines(study), *claim_lines(study, table)]),
         LEGEND + ".",
-        *_worth_knowing(study),
+        *(["## Worth knowing", _list(notes)] if notes else []),
         "## Figures",
-        *(f"### {FIGURE_TITLES[stem]}\n\n![{texts[stem]}](figures/{stem}.svg)" for stem in FIGURE_TITLES),
+        *(_figure(title, stem, texts[stem]) for stem, title in FIGURE_TITLES.items()),
+        *_failures(study, table),
+        "## Optimizers",
+        _settings(table),
         "## Cost",
         _cost(study),
         "## Where it comes from",
-        _provenance(study),
+        _list(_environments(study)),
+        "## How to reproduce",
+        _commands(study, table),
     ]
     path = folder / "report.md"
     write_atomic(path, "\n\n".join(parts) + "\n")
     return path
 
 
-def _list(lines: list[str]) -> str:
+def _figure(title: str, stem: str, text: str) -> str:
+    return f"### {title}\n\n![{markdown_cell(text)}](figures/{stem}.svg)"
+
+
+def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"* {markdown_cell(line)}" for line in lines)
 
 
-def _protocol(study: Study, others: Mapping[str, int]) -> str:
-    p, seeds = study.protocol, sorted({r.seed for r in study.records})
+def _facts(study: Study, others: Mapping[str, int]) -> list[str]:
+    p = study.protocol
     title = f" ({p.title})" if p.title else ""
-    lines = [
-        f"protocol {p.name}{title}, hash {p.hash}; workload {p.workload.name}",
-        f"{p.epochs} epochs, batch {p.batch_size}, {p.precision}, gradients clipped to {p.clip_norm}, "
-        f"{p.schedule} rate, warm-up {100 * p.warmup:g} % of the steps",
-        f"{len(study.records)} runs: {len({r.optimizer for r in study.records})} optimizers, seeds "
-        + ", ".join(map(str, seeds)),
-        f"primary metric {p.primary_metric} on the test split at the last epoch",
+    clipping = "no clipping" if p.clip_norm is None else f"gradients clipped to norm {p.clip_norm:g}"
+    facts = [
+        f"protocol {p.name}{title}, hash {p.hash}",
+        f"workload {p.workload.name}: {p.workload.title}; modalities {', '.join(p.workload.modalities)}",
+        f"{p.epochs} epochs, batch {p.batch_size}, {p.precision}, {clipping}, {p.schedule} rate, warm-up "
+        f"{100 * p.warmup:g} % of the steps",
+        f"{len(study.records)} runs: {len({r.optimizer for r in study.records})} optimizers, "
+        f"{seeds_text(r.seed for r in study.records)}",
+        f"primary metric: {metric_title(p.primary_metric)} on the test split at the last epoch",
     ]
     if others:
         listed = ", ".join(f"{key} ({count} runs)" for key, count in sorted(others.items()))
-        lines.append(f"not shown, other protocols in this folder: {listed}")
-    return _list(lines)
+        facts.append(f"not in this report: runs of other protocols in the same folder, by hash: {listed}")
+    return facts
 
 
-def _worth_knowing(study: Study) -> list[str]:
-    notes = findings(study)
-    return ["## Worth knowing", _list(notes)] if notes else []
+def _failures(study: Study, table: Sequence[Row]) -> list[str]:
+    """Every run that is not ok, with where and why it ended."""
+    cells = []
+    for row in table:
+        for record in row.failed:
+            failure = record.failure or Failure(reason="no reason stored")
+            place = ["–" if x is None else str(x) for x in (failure.epoch, failure.step)]
+            outcome = record.outcome.replace("_", " ")
+            cells.append([row.optimizer, str(record.seed), outcome, *place, without_folders(failure.reason, study)])
+    headings = ["optimizer", "seed", "outcome", "epoch", "step", "reason"]
+    left = [True, False, True, False, False, True]
+    return ["## Runs that are not ok", markdown_grid(headings, left, cells)] if cells else []
+
+
+def _settings(table: Sequence[Row]) -> str:
+    return markdown_grid(["optimizer", "settings"], [True] * 2, [[row.optimizer, settings_text(row)] for row in table])
 
 
 def _cost(study: Study) -> str:
-    totals = {part: sum(getattr(r.seconds, part) for r in study.records)
-              for part in ("total", "training", "optimizer_step", "evaluation")}  # fmt: skip
+    seconds = {part: sum(sorted(getattr(r.seconds, part) for r in study.records))
+               for part in ("total", "training", "optimizer_step", "evaluation", "setup")}  # fmt: skip
+    text = {part: _duration(value) for part, value in seconds.items()}
     return (
-        f"{totals['total'] / 3600:.2f} device hours in all: training {totals['training'] / 3600:.2f} (of it optimizer "
-        f"steps {totals['optimizer_step'] / 3600:.2f}), evaluation {totals['evaluation'] / 3600:.2f}."
+        f"{text['total']} of device time in all, summed over runs: training {text['training']} (of it optimizer steps "
+        f"{text['optimizer_step']}), evaluation {text['evaluation']}, setup {text['setup']}."
     )
 
 
-def _provenance(study: Study) -> str:
-    """Every distinct environment and command, the most frequent first."""
-    environments = Counter(r.environment.model_dump_json() for r in study.records if r.environment)
-    lines = []
-    for record in {r.environment.model_dump_json(): r for r in study.records if r.environment}.values():
-        e = record.environment
-        assert e is not None
-        versions = ", ".join(f"{name} {number}" for name, number in sorted(e.versions.items()))
-        commit = "unknown" if e.git_commit is None else e.git_commit[:12] + (" with changes" if e.git_dirty else "")
-        lines.append(
-            f"{environments[e.model_dump_json()]} runs on {e.device}, {e.processor}, {e.cores} cores, "
-            f"{e.threads} threads a process; commit {commit}; {versions}"
-        )
-    commands = Counter(r.command for r in study.records if r.command)
-    shown = "\n".join(f"    {' '.join(command.split())}" for command, _ in commands.most_common())
-    hyperparameters = sorted({f"{study.labels[r.run_id]}: {_settings(r.hyperparameters)}" for r in study.records})
-    return "\n\n".join(
-        [_list(sorted(lines)), "Settings:", _list(hyperparameters), *(["Made by:", shown] if shown else [])]
-    )
+def _duration(seconds: float) -> str:
+    """Seconds up to two minutes, minutes up to two hours, then hours."""
+    for limit, size, name in ((120, 1, "s"), (7200, 60, "min"), (float("inf"), 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds} s"
 
 
-def _settings(hyperparameters: Mapping[str, object]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(hyperparameters.items()) if value is not None)
+def _environments(study: Study) -> list[str]:
+    """Every distinct environment, the most frequent first."""
+    counts = Counter(_environment(r.environment) for r in study.records if r.environment)
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{count} run{'s' if count != 1 else ''} on {text}" for text, count in found]
+    unknown = len(study.records) - sum(counts.values())
+    return [*lines, f"{unknown} without a recorded environment"] if unknown else lines
+
+
+def _environment(e: Environment) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(e.versions.items()))
+    changes = "" if e.git_dirty is None else " with local changes" if e.git_dirty else " without local changes"
+    commit = "commit not known" if e.git_commit is None else f"commit {e.git_commit[:12]}{changes}"
+    driver = f", driver {e.driver}" if e.driver else ""
+    deterministic = "deterministic algorithms only" if e.deterministic else "no determinism asked of torch"
+    threads = f"{e.threads} thread{'s' if e.threads != 1 else ''} a run"
+    return f"{e.device}{driver}; {e.processor}, {e.cores} cores, {threads}; {deterministic}; {commit}; {versions}"
+
+
+def _commands(study: Study, table: Sequence[Row]) -> str:
+    """The commands as recorded, or the one that asks for the same runs where none was recorded."""
+    counts = Counter(without_folders(r.command, study) for r in study.records if r.command)
+    p = study.protocol
+    if counts:
+        used = [command for command, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        first = "Recorded with the runs; the same command again runs only what is missing:"
+    else:
+        names = ",".join(sorted({row.records[0].optimizer for row in table}))
+        seeds = ",".join(map(str, sorted({seed for row in table for seed in row.seeds})))
+        known = p.name in PROTOCOLS and PROTOCOLS[p.name].hash == p.hash
+        protocol = p.name if known else "PROTOCOL.toml"
+        used = [f"bench run --protocol {protocol} --optimizers {names} --seeds {seeds} --study {study.name}"]
+        first = "No command was recorded; this one asks for the same runs, with the settings listed above by `-O`:"
+    block = "\n".join(f"    {line}" for line in [*used, f"bench report {study.name}"])
+    return f"{first}\n\n{block}\n\nThe full protocol is `protocols/{p.hash}.json` in the study's folder."
 
 
 def _csv(study: Study) -> str:
     """A row a run; text that a spreadsheet would take for a formula begins with an apostrophe."""
     frame = study.frame()
     for column in frame.columns:
-        if frame[column].dtype.kind not in "if":
-            frame[column] = [_quoted(value) for value in frame[column]]
+        if frame[column].dtype.kind not in "iuf":
+            frame[column] = frame[column].map(_quoted)
     return frame.to_csv(index=False, lineterminator="\n")
 
 

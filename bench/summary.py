@@ -1,18 +1,22 @@
-"""A study in numbers: one row an optimizer, the lines under the table, and what is worth knowing besides."""
+"""A study in numbers: one row an optimizer, and the lines that say what the table means."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bench.record import Fingerprints, Outcome, RunRecord
-from bench.study import Study
+from bench.record import Outcome, RunRecord
+
+if TYPE_CHECKING:
+    from bench.study import Study
 
 SEEDS_FOR_A_CLAIM = 3
+AVERAGES = {"avg_r1": "R@1", "avg_r5": "R@5", "avg_r10": "R@10"}
 PAIRS = {"I↔T": ("i2t", "t2i"), "I↔A": ("i2a", "a2i"), "T↔A": ("t2a", "a2t")}
+_KINDS = {"mrr": "MRR", "mean_rank": "mean rank", "median_rank": "median rank"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,14 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """An optimizer's runs. Metrics are over its ok runs, in percent; other runs are counted, never averaged."""
+    """An optimizer's runs. Metrics are over its ok runs, in percent; other runs are counted, never averaged.
+
+    `optimizer` is the study's label: the entry's name, with its configuration where there are several; `records` are
+    by seed.
+    """
 
     optimizer: str
+    records: tuple[RunRecord, ...]
     outcomes: dict[Outcome, int]
     metrics: dict[str, Estimate]
     class_r1: Estimate | None
@@ -48,169 +57,138 @@ class Row:
     @property
     def runs(self) -> int:
         """All runs."""
-        return sum(self.outcomes.values())
+        return len(self.records)
+
+    @property
+    def seeds(self) -> frozenset[int]:
+        """The seeds of all runs."""
+        return frozenset(r.seed for r in self.records)
+
+    @property
+    def ok(self) -> tuple[RunRecord, ...]:
+        """The runs that count."""
+        return tuple(r for r in self.records if r.outcome is Outcome.OK)
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """The other runs."""
+        return tuple(r for r in self.records if r.outcome is not Outcome.OK)
 
     @property
     def success(self) -> float:
         """Share of runs that are ok."""
-        return self.outcomes.get(Outcome.OK, 0) / self.runs
+        return len(self.ok) / self.runs
 
 
 def rows(study: Study) -> list[Row]:
-    """One row an optimizer: those with the larger share of ok runs first, then by the mean of the primary metric."""
+    """One row a label of the study: the larger share of ok runs first, then the better mean of the primary metric."""
     by_optimizer: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in study.records:
+    for record in sorted(study.records, key=lambda r: (r.seed, r.run_id)):
         by_optimizer[study.labels[record.run_id]].append(record)
     table = [_row(name, records) for name, records in by_optimizer.items()]
     primary = study.protocol.primary_metric
+    sign = 1 if lower_is_better(primary) else -1
 
     def place(row: Row) -> tuple[float, float, str]:
         score = row.metrics.get(primary)
-        return -row.success, -score.mean if score else 0.0, row.optimizer
+        return -row.success, sign * score.mean if score else float("inf"), row.optimizer
 
     return sorted(table, key=place)
 
 
 def _row(name: str, records: Sequence[RunRecord]) -> Row:
     counts = Counter(r.outcome for r in records)
-    outcomes = {outcome: counts[outcome] for outcome in Outcome if counts[outcome]}
     ok = [r for r in records if r.outcome is Outcome.OK]
-    names = ok[0].metrics if ok else {}
+    names = sorted({key for r in ok for key in r.metrics})
     timed = [r for r in ok if r.epochs and r.seconds.training]
     instance_level = any(r.class_metrics.get("avg_r1") != r.metrics.get("avg_r1") for r in ok)
+    class_r1 = [r.class_metrics["avg_r1"] for r in ok if "avg_r1" in r.class_metrics]
     return Row(
         optimizer=name,
-        outcomes=outcomes,
+        records=tuple(records),
+        outcomes={outcome: counts[outcome] for outcome in Outcome if counts[outcome]},
         metrics={key: found for key in names if (found := estimate(r.metrics[key] for r in ok if key in r.metrics))},
-        class_r1=estimate(r.class_metrics["avg_r1"] for r in ok if r.class_metrics) if instance_level else None,
+        class_r1=estimate(class_r1) if instance_level else None,
         loss=estimate(r.loss for r in ok if r.loss is not None),
         seconds_an_epoch=statistics.fmean(r.seconds.training / r.epochs for r in timed) if timed else None,
         step_share=statistics.fmean(r.seconds.optimizer_step / r.seconds.training for r in timed) if timed else None,
-        peak_bytes=max((r.memory.peak_bytes for r in records), default=0),
-        state_bytes=max((r.memory.state_bytes for r in records), default=0),
+        peak_bytes=max(r.memory.peak_bytes for r in records),
+        state_bytes=max(r.memory.state_bytes for r in records),
     )
+
+
+def lower_is_better(metric: str) -> bool:
+    """Ranks count from 1, the best."""
+    return metric.endswith("_rank")
+
+
+def unit(metric: str) -> str:
+    """`%`, or nothing for a rank."""
+    return "" if lower_is_better(metric) else "%"
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name in words: avg_r1 is `average R@1`, i2t_median_rank `I→T median rank`."""
+    place, _, kind = metric.partition("_")
+    shown = f"R@{kind[1:]}" if kind[:1] == "r" and kind[1:].isdigit() else _KINDS.get(kind, kind)
+    return f"average {shown}" if place == "avg" else f"{place.upper().replace('2', '→')} {shown}"
+
+
+def outcomes_text(outcomes: Mapping[Outcome, int]) -> str:
+    """`4 ok, 1 diverged`."""
+    return ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in outcomes.items())
+
+
+def settings_text(row: Row) -> str:
+    """`lr=0.1, momentum=0.9`, of the run that names most settings: one that could not be set up names few."""
+    fullest = max((r.hyperparameters for r in row.records), key=len)
+    return ", ".join(f"{key}={value}" for key, value in sorted(fullest.items()) if value is not None)
+
+
+def bounds(study: Study, metric: str) -> tuple[float | None, float | None]:
+    """Chance and ceiling of a metric, None where not known."""
+    records = [r for r in study.records if r.chance]
+    if not records:
+        return None, None
+    record = min(records, key=lambda r: r.run_id)
+    return record.chance.get(metric), record.ceiling.get(metric)
 
 
 def bounds_lines(study: Study) -> list[str]:
-    """Chance and ceiling of the averages, and the lowest loss the data allow."""
-    record = next((r for r in study.records if r.chance), None)
-    if record is None:
-        return []
-    names = {"avg_r1": "R@1", "avg_r5": "R@5", "avg_r10": "R@10"}
-
-    def values(table: dict[str, float]) -> str:
-        return ", ".join(f"{label} {table[key]:.2f} %" for key, label in names.items() if key in table)
-
-    lines = [f"chance: {values(record.chance)}"]
-    known = values(record.ceiling)
-    lines.append(f"ceiling (best possible matcher): {known}" if known else "ceiling: no bound below 100 % is known")
-    if record.best_loss is not None:
-        lines.append(f"lowest expected loss these data allow: {record.best_loss:.3f}")
-    return lines
+    """Chance and ceiling of the averages and of the primary metric, and the lowest loss the data allow."""
+    primary = study.protocol.primary_metric
+    labels = AVERAGES if primary in AVERAGES else {primary: metric_title(primary), **AVERAGES}
+    limits = {label: (*bounds(study, metric), unit(metric)) for metric, label in labels.items()}
+    chance = [f"{label} {low:.2f} {sign}".rstrip() for label, (low, _, sign) in limits.items() if low is not None]
+    ceiling = [f"{label} {high:.2f} {sign}".rstrip() for label, (_, high, sign) in limits.items() if high is not None]
+    lines = [f"chance: {', '.join(chance)}"] if chance else []
+    known = f"ceiling (best possible matcher): {', '.join(ceiling)}"
+    lines.append(known if ceiling else "ceiling: not known; 100 % is not excluded")
+    if (level := _class_chance(study)) is not None:
+        lines.append(f"chance of R@1 where any item of the class counts: {level:.2f} %")
+    best = min((r.best_loss for r in study.records if r.best_loss is not None), default=None)
+    return lines if best is None else [*lines, f"lowest expected loss these data allow: {best:.3f}"]
 
 
-def claim_line(study: Study) -> str:
+def _class_chance(study: Study) -> float | None:
+    """Chance of the class level, None where it is the instance level."""
+    found = [r.class_chance["avg_r1"] for r in study.records if {"avg_r1"} <= r.class_chance.keys() & r.chance.keys()
+             and r.class_chance["avg_r1"] != r.chance["avg_r1"]]  # fmt: skip
+    return min(found, default=None)
+
+
+def claim_lines(study: Study, table: Sequence[Row]) -> list[str]:
     """What the order of the table means."""
-    fewest = min(row.outcomes.get(Outcome.OK, 0) or row.runs for row in rows(study))
+    title = metric_title(study.protocol.primary_metric)
+    incomplete = ["an optimizer with a run that is not ok stands below those without, and its mean is over the ok runs"]
+    after = incomplete if any(row.failed for row in table) else []
+    counted = [len({r.seed for r in row.ok or row.records}) for row in table]
+    fewest, most = min(counted), max(counted)
     if fewest < SEEDS_FOR_A_CLAIM:
-        return f"fewer than {SEEDS_FOR_A_CLAIM} seeds: no ranking claim"
-    return (
-        f"ordered by the mean of {study.protocol.primary_metric} over at least {fewest} seeds, ± one standard "
-        "deviation, optimizers with failed runs below; differences within that spread are not a ranking"
-    )
-
-
-def findings(study: Study) -> list[str]:
-    """What a reader should know besides the table: faults first, then failures, odd updates, identical results."""
-    checks = (_unreadable, _broken_blocks, _configurations, _failures, _updates, _idle, _identical)
-    return [line for check in checks for line in check(study)]
-
-
-def _unreadable(study: Study) -> list[str]:
-    return [f"unreadable record left out: {error}" for error in study.bad]
-
-
-def _broken_blocks(study: Study) -> list[str]:
-    """Seeds whose optimizers did not start alike: their differences are not the optimizers' alone."""
-    starts: dict[int, list[Fingerprints]] = defaultdict(list)
-    for record in study.records:
-        if record.fingerprints is not None and record.fingerprints.batch_order:
-            starts[record.seed].append(record.fingerprints)
-    broken = [
-        str(seed) for seed, found in sorted(starts.items()) if not all(_alike(found[0], other) for other in found)
-    ]
-    if not broken:
-        return []
-    return [f"FAULT: initial weights, batches or data differ within seeds {', '.join(broken)}; do not compare"]
-
-
-def _alike(a: Fingerprints, b: Fingerprints) -> bool:
-    """Same weights, order and data; the same step-0 loss but for another machine's rounding."""
-    same = (a.initial_weights, a.batch_order, a.data) == (b.initial_weights, b.batch_order, b.data)
-    if a.initial_loss is None or b.initial_loss is None:
-        return same
-    return same and math.isclose(a.initial_loss, b.initial_loss, rel_tol=1e-3)
-
-
-def _configurations(study: Study) -> list[str]:
-    """What tells the configurations of one optimizer apart."""
-    lines = set()
-    for record in study.records:
-        label = study.labels[record.run_id]
-        if label != record.optimizer:
-            settings = ", ".join(f"{k}={v}" for k, v in sorted(record.hyperparameters.items()) if v is not None)
-            source = f", source {record.source_digest[:8]}" if record.source_digest else ""
-            lines.add(f"{label}: {settings}{source}")
-    return sorted(lines)
-
-
-def _failures(study: Study) -> list[str]:
-    seeds: dict[tuple[str, Outcome, str], list[int]] = defaultdict(list)
-    for record in study.records:
-        if record.outcome is not Outcome.OK:
-            reason = record.failure.reason if record.failure else "no reason stored"
-            seeds[study.labels[record.run_id], record.outcome, reason].append(record.seed)
-    lines = []
-    for (name, outcome, reason), found in sorted(seeds.items()):
-        word = "seed" if len(found) == 1 else "seeds"
-        lines.append(f"{name}: {outcome} in {word} {', '.join(map(str, sorted(found)))}: {reason}")
-    return lines
-
-
-def _updates(study: Study) -> list[str]:
-    kinds = {"zero_update": "an update of exactly 0", "large_update": "an update larger than its own norm"}
-    lines = []
-    for row in rows(study):
-        own = [r.diagnostics for r in study.records if study.labels[r.run_id] == row.optimizer]
-        for kind, text in kinds.items():
-            names = sorted({name for diagnostics in own for name in getattr(diagnostics, kind)})
-            if names:
-                shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-                count = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"
-                lines.append(f"{row.optimizer}: {count} had {text} in a watched step: {shown}")
-    return lines
-
-
-def _idle(study: Study) -> list[str]:
-    watched = [r.diagnostics for r in study.records if r.diagnostics.observed_steps]
-    counts = sorted({(d.parameters_without_gradient, d.parameters) for d in watched})
+        return [f"fewer than {SEEDS_FOR_A_CLAIM} seeds: no ranking claim", *after]
+    seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return [
-        f"{idle:,} of {total:,} parameters ({100 * idle / total:.1f} %) never got a gradient"
-        for idle, total in counts
-        if idle
+        f"ordered by the mean of {title}; ± is the standard deviation over {seeds} seeds; differences within the "
+        "seeds' spread are not a ranking, and this table claims none",
+        *after,
     ]
-
-
-def _identical(study: Study) -> list[str]:
-    """Optimizers whose metrics agree to the last bit on every common seed (at least two)."""
-    results: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
-    for record in study.records:
-        if record.outcome is Outcome.OK:
-            results[study.labels[record.run_id]][record.seed] = record.metrics
-    lines, names = [], sorted(results)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            common = results[a].keys() & results[b].keys()
-            if len(common) > 1 and all(results[a][seed] == results[b][seed] for seed in common):
-                lines.append(f"{a} and {b} gave identical metrics in all {len(common)} common seeds")
-    return lines

@@ -62,14 +62,23 @@ def make_record(optimizer: str, seed: int, r1: float | None, **changes: Any) -> 
 
 
 def make_curve(r1: float | None) -> list[CurvePoint]:
+    """Three epochs towards `r1`; without it the loss is NaN in the last, and nothing is evaluated."""
     points = []
     for epoch in (1, 2, 3):
-        loss = 10.0 / epoch if r1 is not None else float("nan")
+        loss = 10.0 / epoch if r1 is not None else 10.0 * epoch if epoch < 3 else float("nan")
         points.append(CurvePoint(
             epoch=epoch, step=3 * epoch, samples=96 * epoch, loss=loss, pair_losses={"image_text": loss},
             gradient_norm=1.0, update_ratio=0.1, learning_rate=0.1, seconds=Seconds(training=2.0 * epoch), peak_bytes=1,
             metrics={} if r1 is None else metrics(r1 * epoch / 3)))  # fmt: skip
     return points
+
+
+def store_run(store: Store, record: RunRecord, points: list[CurvePoint]) -> None:
+    """A run with its curve."""
+    store.write_record(record)
+    store.start_curve(record.run_id)
+    for point in points:
+        store.append_curve(record.run_id, point)
 
 
 @pytest.fixture
@@ -81,11 +90,7 @@ def write_study(tmp_path: Path) -> Callable[..., Study]:
         store.write_protocol(PROTOCOL)
         for optimizer, scores in runs.items():
             for seed, r1 in scores.items():
-                record = make_record(optimizer, seed, r1, **changes)
-                store.write_record(record)
-                store.start_curve(record.run_id)
-                for point in make_curve(r1):
-                    store.append_curve(record.run_id, point)
+                store_run(store, make_record(optimizer, seed, r1, **changes), make_curve(r1))
         study, _ = load_study(store.path)
         return study
 
