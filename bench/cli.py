@@ -76,7 +76,7 @@ def run_command(
 ) -> None:
     """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
     from bench.display import display
-    from bench.environment import without_folders
+    from bench.paths import without_folders
     from bench.protocol import default_protocol
     from bench.runner import carry_out, prepare
 

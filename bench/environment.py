@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +17,6 @@ from torch.optim import Optimizer
 from bench.record import Environment
 
 RECORDED_PACKAGES = ("optimizer-bench", "torch", "torchvision", "torchaudio", "numpy", "scipy", "pytorch_optimizer")
-
-
-def without_folders(text: str) -> str:
-    """`text` with every absolute path cut to its last two parts: records name no folder of a user's machine."""
-    return re.sub(r"""(?<![\w.…])/(?:[^\s/"',:=]+/)*?([^\s/"',:=]+/[^\s/"',:=]+)(?=[\s"',:=]|$)""", r"…/\1", text)
 
 
 @cache

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bench.paths import without_folders
 from bench.record import Fingerprints
 from bench.summary import Row, settings_text
 
@@ -30,15 +31,15 @@ _START: dict[str, Callable[[Fingerprints], str | None]] = {
 def findings(study: Study, table: Sequence[Row]) -> list[str]:
     """The lines of `worth knowing`; independent of the order of the records."""
     checks = (_broken_blocks, _repeated, _configurations, _uneven, _failures, _updates, _skipped, _idle, _identical)
-    unreadable = sorted(f"unreadable record left out: {without_folders(str(e), study)}" for e in study.bad)
-    return [*unreadable, *(without_folders(line, study) for check in checks for line in check(table))]
+    unreadable = sorted(f"unreadable record left out: {printable_line(str(e), study)}" for e in study.bad)
+    return [*unreadable, *(printable_line(line, study) for check in checks for line in check(table))]
 
 
-def without_folders(text: str, study: Study) -> str:
+def printable_line(text: str, study: Study) -> str:
     """`text` in one line, without the folders that lead to the study, or to any other absolute path."""
     relative = text.replace(f"{study.path}/", f"{study.name}/")
     printable = "".join(sign if sign.isprintable() else " " for sign in relative)
-    return " ".join(re.sub(r"(?<![\w./…])/(?:[^\s/:'\"]+/)+", "…/", printable).split())
+    return " ".join(without_folders(printable).split())
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.figures import write_figures
-from bench.findings import findings, seeds_text, without_folders
+from bench.findings import findings, printable_line, seeds_text
 from bench.protocol import PROTOCOLS
 from bench.record import Environment, Failure
 from bench.store import write_atomic
@@ -99,7 +99,7 @@ def _failures(study: Study, table: Sequence[Row]) -> list[str]:
             failure = record.failure or Failure(reason="no reason stored")
             place = ["–" if x is None else str(x) for x in (failure.epoch, failure.step)]
             outcome = record.outcome.replace("_", " ")
-            cells.append([row.optimizer, str(record.seed), outcome, *place, without_folders(failure.reason, study)])
+            cells.append([row.optimizer, str(record.seed), outcome, *place, printable_line(failure.reason, study)])
     headings = ["optimizer", "seed", "outcome", "epoch", "step", "reason"]
     left = [True, False, True, False, False, True]
     return ["## Runs that are not ok", markdown_grid(headings, left, cells)] if cells else []
@@ -148,7 +148,7 @@ def _environment(e: Environment) -> str:
 
 def _commands(study: Study, table: Sequence[Row]) -> str:
     """The commands as recorded, or the one that asks for the same runs where none was recorded."""
-    counts = Counter(without_folders(r.command, study) for r in study.records if r.command)
+    counts = Counter(printable_line(r.command, study) for r in study.records if r.command)
     p = study.protocol
     if counts:
         used = [command for command, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]

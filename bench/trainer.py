@@ -27,6 +27,7 @@ from bench.metrics import (
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.objective import pair_losses
+from bench.paths import without_folders
 from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, RunRecord, Seconds
 from bench.registry import entry
@@ -301,13 +302,13 @@ class _Metrics:
 
 def _traceback() -> str:
     """The current exception's traceback."""
-    return environment.without_folders(traceback.format_exc())
+    return without_folders(traceback.format_exc())
 
 
 def _line(error: BaseException) -> str:
     """An exception in one line."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return environment.without_folders(text)[:500]
+    return without_folders(text)[:500]
 
 
 def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:

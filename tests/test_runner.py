@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import bench
-from bench.environment import without_folders
 from bench.errors import EngineError, UsageError
 from bench.executor import Progress
+from bench.paths import without_folders
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.record import Outcome, RunRecord
@@ -203,9 +203,9 @@ def test_workers_that_cannot_start_end_the_study(tiny: Protocol, tmp_path: Path,
 @pytest.mark.parametrize(
     ("text", "paths"),
     [
-        ("run -o adamw,/home/joe/secret/mine.py:Mine", "run -o adamw,…/secret/mine.py:Mine"),
-        ("--data-dir=/mnt/a/b/c x", "--data-dir=…/b/c x"),
-        ('File "/home/joe/x/y.py", line 3', 'File "…/x/y.py", line 3'),
+        ("run -o adamw,/home/joe/secret/mine.py:Mine", "run -o adamw,…/mine.py:Mine"),
+        ("--data-dir=/mnt/a/b/c x", "--data-dir=…/c x"),
+        ('File "/home/joe/x/y.py", line 3', 'File "…/y.py", line 3'),
         ("a/b 1/2 s/epoch", "a/b 1/2 s/epoch"),
     ],
 )

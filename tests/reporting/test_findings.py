@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench.findings import findings, without_folders
+from bench.findings import findings, printable_line
 from bench.record import Diagnostics, Failure, Fingerprints, Outcome
 from bench.study import Study, load_study
 from bench.summary import rows
@@ -128,7 +128,7 @@ def test_unreadable_records_are_named_without_their_folder(write_study: Write):
 def test_folders_and_control_signs_do_not_reach_the_text(write_study: Write):
     study = write_study({"adam": {0: 40.0}})
     text = f"cannot read '/home/someone/data/x.wav' or --data-dir=/mnt/a/b; {study.path}/runs\n\x1b[31m12.3/11.9 a/b"
-    assert without_folders(text, study) == "cannot read '…/x.wav' or --data-dir=…/b; hand/runs [31m12.3/11.9 a/b"
+    assert printable_line(text, study) == "cannot read '…/x.wav' or --data-dir=…/b; hand/runs [31m12.3/11.9 a/b"
 
 
 def test_findings_do_not_depend_on_the_order_of_records(write_study: Write):
