@@ -155,7 +155,7 @@ def _selected(spec: OptimizerSpec, reference: str, overrides: Mapping[str, Any],
 
 def _complete(spec: OptimizerSpec, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The chosen settings and the constructor's own defaults for the others, as plain data: all that a record needs."""
-    parameters = inspect.signature(spec.constructor).parameters.items()
+    parameters = inspect.signature(spec.load()).parameters.items()
     defaults = {key: p.default for key, p in parameters if p.default is not inspect.Parameter.empty}
     complete = {key: list(v) if isinstance(v, tuple) else v for key, v in {**defaults, **chosen}.items()}
     plain = {key: v for key, v in complete.items() if v is None or isinstance(v, bool | int | float | str | list)}
@@ -171,7 +171,7 @@ def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) ->
         RoledParameter(name=role, parameter=nn.Parameter(torch.zeros(2, 2)), role=role)
         for role in (Role.HIDDEN_MATRIX, Role.HEAD)
     ]
-    accepted = inspect.signature(spec.constructor).parameters
+    accepted = inspect.signature(spec.load()).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     extra = sorted(set(hyperparameters) - set(accepted))
     if extra and not open_ended:

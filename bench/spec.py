@@ -42,6 +42,19 @@ class RoledParameter:
     role: Role
 
 
+class Need(StrEnum):
+    """What an optimizer asks of the training loop beyond `step()` after `backward()`."""
+
+    # optimizer.train() before training, optimizer.eval() before weights are read: evaluation, checkpoints.
+    TRAIN_EVAL_SWITCH = "train_eval_switch"
+    # step(closure) with a closure that computes loss and gradients anew, as often as the optimizer calls it.
+    CLOSURE = "closure"
+    # step(closure) with a closure that returns the loss already computed.
+    LOSS_VALUE = "loss_value"
+    # backward(create_graph=True): the gradients can be differentiated inside step().
+    SECOND_ORDER = "second_order"
+
+
 ParameterGroups = Callable[[Sequence[RoledParameter]], list[dict[str, Any]]]
 
 
@@ -54,18 +67,23 @@ def one_group(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
 class OptimizerSpec:
     """An entry of the registry.
 
+    `constructor` may be a reference, `module:Class`, that is imported on first use (see `load`).
     `defaults` are the settings of `--lr default`, `documents` those of the documents' study where it had the entry.
     Both name every hyper-parameter that differs from the constructor's own default, and `lr` always.
+    `matrix_algorithm` says that matrices get another update than their elements in a vector would: it is meant for the
+    hidden ones, and a policy `groups` that also hands it embeddings or heads earns a warning.
     `revision` is raised by one when the entry's numerics change, so that old records are not taken for new ones.
     """
 
     name: str
     title: str
-    constructor: Callable[..., Optimizer]
+    constructor: Callable[..., Optimizer] | str
     defaults: Mapping[str, Any]
     documents: Mapping[str, Any] | None = None
     search: Mapping[str, SearchRange] = field(default_factory=dict)
     groups: ParameterGroups = one_group
+    needs: frozenset[Need] = frozenset()
+    matrix_algorithm: bool = False
     reference: str
     source_digest: str | None = None
     revision: int = 1
@@ -80,9 +98,13 @@ class OptimizerSpec:
                 f"defaults are {sorted(self.defaults)}"
             )
 
+    def load(self) -> Callable[..., Optimizer]:
+        """The constructor; raises `ImportError` where it lies in a package that is not installed."""
+        return resolve(self.constructor) if isinstance(self.constructor, str) else self.constructor
+
     def build(self, parameters: Sequence[RoledParameter], hyperparameters: Mapping[str, Any]) -> Optimizer:
         """The optimizer over `parameters`, grouped by the entry's policy."""
-        return self.constructor(self.groups(parameters), **hyperparameters)
+        return self.load()(self.groups(parameters), **hyperparameters)
 
 
 def learning_rate_search(lr: float) -> dict[str, SearchRange]:

@@ -241,7 +241,7 @@ def test_groups_are_as_optimizers_apart(name):
     early, late = parameters_of(seed=1), parameters_of([(7,), (2, 5)], seed=2)
     early_twins, late_twins = parameters_of(seed=1), parameters_of([(7,), (2, 5)], seed=2)
     optimizer, first = build(name, early), build(name, early_twins)
-    constructor, settings = CATALOG[name].constructor, {**CATALOG[name].defaults, **SETTINGS[name]}
+    constructor, settings = CATALOG[name].load(), {**CATALOG[name].defaults, **SETTINGS[name]}
     second = constructor(late_twins, **{**settings, "lr": 0.05})
     run(optimizer, early, range(3))
     optimizer.add_param_group({"params": late, "lr": 0.05})
@@ -258,8 +258,8 @@ def test_groups_are_as_optimizers_apart(name):
 def test_an_empty_group_and_named_parameters_are_fine(name):
     parameters, twins = parameters_of([(3,), (2, 2)]), parameters_of([(3,), (2, 2)])
     settings = {**CATALOG[name].defaults, **SETTINGS[name]}
-    with_empty = CATALOG[name].constructor([{"params": []}, {"params": parameters}], **settings)
-    named = CATALOG[name].constructor(zip("ab", twins, strict=True), **settings)
+    with_empty = CATALOG[name].load()([{"params": []}, {"params": parameters}], **settings)
+    named = CATALOG[name].load()(zip("ab", twins, strict=True), **settings)
     run(with_empty, parameters, range(6))
     run(named, twins, range(6))
     assert_same_bits(parameters, twins)

@@ -72,10 +72,10 @@ def test_a_bad_hyperparameter_is_refused_by_name_and_value(name, hyperparameter,
         assert f"{hyperparameter} is {value!r}; allowed: " in str(caught.value)
 
     settings = {**CATALOG[name].defaults, hyperparameter: value}
-    assert_refused(lambda: CATALOG[name].constructor(parameter(), **settings))
+    assert_refused(lambda: CATALOG[name].load()(parameter(), **settings))
     if hyperparameter == "adamw_weight_decay":
         return
-    optimizer = CATALOG[name].constructor(parameter(), **CATALOG[name].defaults)
+    optimizer = CATALOG[name].load()(parameter(), **CATALOG[name].defaults)
     assert_refused(lambda: optimizer.add_param_group({"params": parameter(), hyperparameter: value}))
     assert len(optimizer.param_groups) == 1
 
@@ -83,13 +83,13 @@ def test_a_bad_hyperparameter_is_refused_by_name_and_value(name, hyperparameter,
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_torch_refuses_a_negative_rate_by_value(name):
     with pytest.raises(ValueError, match=r"-1\.0"):
-        CATALOG[name].constructor(parameter(), lr=-1.0)
+        CATALOG[name].load()(parameter(), lr=-1.0)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_complex_parameters_are_refused(name):
     with pytest.raises(ValueError, match=r"dtype is torch\.complex64; allowed: real floating-point dtypes"):
-        CATALOG[name].constructor([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
+        CATALOG[name].load()([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))])
 
 
 @pytest.mark.parametrize("name", sorted(set(OWN) - {"muon"}))  # torch.optim raises for its own two
@@ -97,4 +97,4 @@ def test_sparse_gradients_are_refused(name):
     (w,) = parameter()
     w.grad = torch.ones(3).to_sparse()
     with pytest.raises(RuntimeError, match="found a sparse gradient; only dense gradients are allowed"):
-        CATALOG[name].constructor([w]).step()
+        CATALOG[name].load()([w]).step()
