@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.study import Study
 
 EXIT_FAILED_RUNS, EXIT_USAGE, EXIT_NOTHING_TO_DO, EXIT_INTERRUPTED = 1, 2, 5, 130
+EXIT_BROKEN_CONTRACT = 1
 RESULTS = click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -42,7 +43,7 @@ def cli() -> None:
     multiple=True,
     default=("all",),
     show_default=True,
-    help="Names, groups (all, builtin), globs, module:Class or file.py:Class; commas or repeated.",
+    help="Names, groups (all, builtin, modern, zoo), globs, module:Class or file.py:Class; commas or repeated.",
 )
 @click.option(
     "--override",
@@ -117,6 +118,8 @@ def _announce(plan: Plan, reason: str) -> None:
         f"threads on {plan.device}; records in {plan.store.path}",
         err=True,
     )
+    for line in plan.warnings:
+        click.echo(f"warning: {line}", err=True)
 
 
 def _parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -213,6 +216,99 @@ def list_command(kind: str | None, results: Path, as_json: bool) -> None:
     console = Console()
     for name, rows in content.items():
         console.print(listing.table(name, rows), "")
+
+
+@cli.command("doctor")
+@click.argument("reference")
+@click.option("--override", "-O", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting, as lr=3e-4.")
+@click.option("--protocol", "-p", help="Network and data.  [default: standard for single steps, mini for rates]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, batches and dropout.")
+@click.option(
+    "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (structure: bench/doctor/report.py).")
+def doctor_command(reference: str, overrides: Sequence[str], as_json: bool, **options: Any) -> None:
+    """Check every contract of an optimizer, and look at it on a real network.
+
+    REFERENCE is a name of the catalog, module:Class or file.py:Class. Exit code 1 if a contract is broken.
+    """
+    from rich.console import Console
+
+    from bench.doctor.report import examine
+    from bench.doctor.view import view
+
+    settings = dict(_parse_setting(text) for text in overrides)
+    report = examine(reference, overrides=settings, progress=lambda text: click.echo(text, err=True), **options)
+    if as_json:
+        click.echo(report.as_json())
+    else:
+        Console().print(view(report))
+    if report.broken:
+        sys.exit(EXIT_BROKEN_CONTRACT)
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    """`lr=3e-4` to ("lr", 0.0003)."""
+    from bench.errors import UsageError
+
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise UsageError(f"-O {text!r}: allowed is KEY=VALUE, as lr=3e-4")
+    return key, _parse_value(value)
+
+
+@cli.group("speed")
+def speed_group() -> None:
+    """Measure speed: ratios side by side in one process, on a machine that should be quiet."""
+
+
+@speed_group.command("optimizers")
+@click.option(
+    "--optimizers",
+    "-o",
+    multiple=True,
+    default=("builtin",),
+    show_default=True,
+    help="Names, groups, globs, module:Class or file.py:Class; commas or repeated.",
+)
+@click.option(
+    "--override", "-O", "overrides", multiple=True, metavar="NAME.KEY=VALUE", help="A setting of one optimizer."
+)
+@click.option("--protocol", "-p", default="standard", show_default=True, help="Whose network's parameters.")
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Samples of every entry.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: the usable cores]")
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
+@click.option(
+    "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")  # fmt: skip
+def speed_optimizers_command(
+    optimizers: Sequence[str], overrides: Sequence[str], protocol: str, rounds: int, threads: int | None,
+    device: str | None, data_dir: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Time a step of every entry on a network's real parameters, against fused AdamW and its plain form."""
+    import torch
+    from rich.console import Console
+
+    from bench import speed
+    from bench.environment import usable_cores
+    from bench.protocol import load_protocol
+    from bench.registry import select
+    from bench.runner import usable_device
+
+    torch.set_num_threads(threads or usable_cores())
+    chosen, place = load_protocol(protocol), torch.device(usable_device(device))
+    selected = select(list(optimizers), _parse_overrides(overrides), "default")
+    click.echo(f"{len(selected)} optimizers on {place}, {torch.get_num_threads()} threads", err=True)
+    with _progress_console().status("rounds: 0") as status:
+        speeds = speed.measure(
+            selected, chosen, data_dir=data_dir, device=place, rounds=rounds,
+            on_round=lambda done: status.update(f"rounds: {done}"),
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(speeds.as_json(), indent=2))
+    else:
+        Console().print(speed.table(speeds))
 
 
 def main() -> None:

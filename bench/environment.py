@@ -16,7 +16,10 @@ from torch.optim import Optimizer
 
 from bench.record import Environment
 
-RECORDED_PACKAGES = ("optimizer-bench", "torch", "torchvision", "torchaudio", "numpy", "scipy", "pytorch_optimizer")
+RECORDED_PACKAGES = (
+    "optimizer-bench", "torch", "torchvision", "torchaudio", "numpy", "scipy", "pytorch_optimizer", "schedulefree",
+    "opt_einsum",
+)  # fmt: skip
 
 
 @cache

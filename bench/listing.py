@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def optimizers(results: Path) -> list[Row]:
-    """Every entry with its groups and default settings."""
+    """Every entry with its groups, default settings and needs; imports no optional package."""
     del results
     from bench.optimizers.catalog import CATALOG, GROUPS
 
@@ -24,6 +24,8 @@ def optimizers(results: Path) -> list[Row]:
             "groups": [group for group, names in GROUPS.items() if spec.name in names],
             "defaults": dict(spec.defaults),
             "documents": None if spec.documents is None else dict(spec.documents),
+            "needs": sorted(spec.needs),
+            "extra": spec.extra,
             "reference": spec.reference,
         }
         for spec in CATALOG.values()
@@ -93,7 +95,7 @@ LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "protocols": protocols,
     "studies": studies,
 }
-ONLY_IN_JSON = {"documents", "reference", "hash"}
+ONLY_IN_JSON = {"documents", "needs", "extra", "reference", "hash"}
 
 
 def table(title: str, rows: list[Row]) -> Table:
@@ -109,10 +111,19 @@ def table(title: str, rows: list[Row]) -> Table:
         fixed = key == "name" or numeric
         shown.add_column(key.replace("_", " "), overflow="fold", no_wrap=fixed, justify="right" if numeric else "left")
     for row in rows:
-        shown.add_row(*(escape(_cell(row[key])) for key in keys))
+        shown.add_row(*(escape(_title(row) if key == "title" else _cell(row[key])) for key in keys))
+    if extras := sorted({row["extra"] for row in rows if row.get("extra")}):
+        shown.caption = escape("; ".join(f"group {extra}: pip install 'optimizer-bench[{extra}]'" for extra in extras))
+        shown.caption_justify = "left"
     if not rows:
         shown.add_column("none yet")
     return shown
+
+
+def _title(row: Row) -> str:
+    """The title, and what an optimizer needs beyond a gradient."""
+    needs = ", ".join(need.replace("_", " ") for need in row.get("needs", []))
+    return f"{row['title']} (needs {needs})" if needs else row["title"]
 
 
 def _cell(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import importlib
@@ -11,6 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +22,11 @@ from torch.optim import Optimizer
 
 from bench.errors import UsageError
 from bench.optimizers.catalog import CATALOG, GROUPS
-from bench.spec import OptimizerSpec, Role, RoledParameter
+from bench.spec import Need, OptimizerSpec, Role, RoledParameter, resolve
 from bench.suggestions import unknown
 
 Rates = Literal["default", "documents"]
+MAX_CLASSES = 10  # how many of a module's classes an error lists
 # What somebody else's code may raise when it is imported or constructed.
 PLUGIN_FAULTS = (
     ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError, AssertionError,
@@ -50,6 +53,11 @@ def entry(reference: str) -> OptimizerSpec:
         return CATALOG[reference]
     if ":" not in reference:
         raise UsageError(unknown("optimizer", reference, [*CATALOG, *GROUPS]) + ", or module:Class, or file.py:Class")
+    return _entry_of_class(reference)
+
+
+def _entry_of_class(reference: str) -> OptimizerSpec:
+    """The entry of a `module:Class` or `file.py:Class`; one with a catalog entry's class has that entry's ways."""
     place, _, attribute = reference.rpartition(":")
     if not (place and attribute):
         raise UsageError(f"optimizer {reference!r}: allowed are module:Class and file.py:Class")
@@ -58,17 +66,44 @@ def entry(reference: str) -> OptimizerSpec:
     name = f"{Path(place).name}:{attribute}" if is_file else reference
     found = getattr(module, attribute, None)
     if found is None:
-        classes = [k for k, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Optimizer)]
-        raise UsageError(f"optimizer {reference!r}: {unknown('class', attribute, classes)}")
+        raise UsageError(f"optimizer {reference!r}: {_unknown_class(attribute, module)}")
     if isinstance(found, OptimizerSpec):
         return replace(found, name=name, source_digest=digest)
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
         raise UsageError(f"optimizer {reference!r}: {attribute} is a {type(found).__name__} and no optimizer; allowed "
                          "are a subclass of torch.optim.Optimizer and an OptimizerSpec")  # fmt: skip
-    return OptimizerSpec(
+    plain = OptimizerSpec(
         name=name, title=attribute, constructor=found, defaults={"lr": _default_rate(found)},
         reference=name, source_digest=digest,
     )  # fmt: skip
+    twin = next((spec for spec in CATALOG.values() if _is_constructor(spec, found)), None)
+    if twin is None:
+        return plain
+    return replace(
+        plain, groups=twin.groups, needs=twin.needs, matrix_algorithm=twin.matrix_algorithm, packages=twin.packages
+    )
+
+
+def _is_constructor(spec: OptimizerSpec, found: type[Optimizer]) -> bool:
+    """Whether the class is the entry's; imports no package that the class is not from."""
+    if not isinstance(spec.constructor, str):
+        return spec.constructor is found
+    return _package(spec.constructor) == _package(found.__module__) and resolve(spec.constructor) is found
+
+
+def _package(reference: str) -> str:
+    """The top package of a module or reference."""
+    return reference.partition(":")[0].partition(".")[0]
+
+
+def _unknown_class(name: str, module: Any) -> str:
+    """What to say of a class that a module lacks; letters' case does not matter for the guess."""
+    classes = {k.lower(): k for k, v in vars(module).items() if inspect.isclass(v) and issubclass(v, Optimizer)}
+    close = difflib.get_close_matches(name.lower(), classes, n=1, cutoff=0.4)
+    hint = f"did you mean {classes[close[0]]!r}? " if close else ""
+    shown = sorted(classes.values())[:MAX_CLASSES]
+    more = f" and {len(classes) - len(shown)} more" if len(classes) > len(shown) else ""
+    return f"unknown class {name!r}: {hint}allowed are {', '.join(shown)}{more}"
 
 
 def _load_file(place: str, name: str) -> tuple[Any, str]:
@@ -101,9 +136,16 @@ def _load_module(place: str, name: str) -> tuple[Any, str | None]:
     try:
         module = importlib.import_module(place)
     except PLUGIN_FAULTS as error:
-        raise UsageError(f"optimizer {name!r}: cannot import module {place!r}: {error}") from None
+        extras = {_package(spec.constructor): spec.extra for spec in CATALOG.values()
+                  if isinstance(spec.constructor, str) and spec.extra}  # fmt: skip
+        cure = f"; {_install(extra)}" if (extra := extras.get(_package(place))) else ""
+        raise UsageError(f"optimizer {name!r}: cannot import module {place!r}: {error}{cure}") from None
     source = getattr(module, "__file__", None)
     return module, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'optimizer-bench[{extra}]'"
 
 
 def _default_rate(constructor: type[Optimizer]) -> float:
@@ -147,22 +189,46 @@ def _expand(pattern: str) -> Sequence[str]:
 
 
 def _selected(spec: OptimizerSpec, reference: str, overrides: Mapping[str, Any], rates: Rates) -> Selected:
+    _require_packages(spec)
     base = spec.documents if rates == "documents" and spec.documents is not None else spec.defaults
     chosen = {**base, **overrides}
     _try_constructor(spec, chosen)
     return Selected(spec=spec, reference=reference, hyperparameters=_complete(spec, chosen))
 
 
+def _require_packages(spec: OptimizerSpec) -> None:
+    """Raise `UsageError` where the entry's package cannot be imported."""
+    try:
+        spec.load()
+    except PLUGIN_FAULTS as error:
+        cure = f"; {_install(spec.extra)}" if spec.extra else ""
+        raise UsageError(f"optimizer {spec.name}: {' '.join(str(error).split())}{cure}") from None
+
+
 def _complete(spec: OptimizerSpec, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The chosen settings and the constructor's own defaults for the others, as plain data: all that a record needs."""
+    """The chosen settings and the constructor's own defaults for the others, as plain data: all that a record needs.
+
+    Left out are defaults that JSON cannot hold: objects, and an infinite bound.
+    """
     parameters = inspect.signature(spec.load()).parameters.items()
-    defaults = {key: p.default for key, p in parameters if p.default is not inspect.Parameter.empty}
-    complete = {key: list(v) if isinstance(v, tuple) else v for key, v in {**defaults, **chosen}.items()}
-    plain = {key: v for key, v in complete.items() if v is None or isinstance(v, bool | int | float | str | list)}
-    for key, value in plain.items():
-        if not all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float)):
+    defaults = {key: _plain(p.default) for key, p in parameters if p.default is not inspect.Parameter.empty}
+    given = {key: _plain(value) for key, value in chosen.items()}
+    for key, value in given.items():
+        if not _is_finite(value):
             raise UsageError(f"optimizer {spec.name}: {key} is {value!r}; allowed are finite numbers")
-    return plain
+    complete = {**{key: value for key, value in defaults.items() if _is_finite(value)}, **given}
+    return {key: v for key, v in complete.items() if v is None or isinstance(v, bool | int | float | str | list)}
+
+
+def _plain(value: Any) -> Any:
+    """A tuple as a list, a number that has a name as a number."""
+    if isinstance(value, tuple):
+        return [_plain(x) for x in value]
+    return int(value) if isinstance(value, IntEnum) else value
+
+
+def _is_finite(value: Any) -> bool:
+    return all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float))
 
 
 def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> None:
@@ -181,6 +247,43 @@ def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) ->
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < float("inf"):
         raise UsageError(f"optimizer {spec.name}: lr is {lr!r}; allowed is a finite number >= 0")
     try:
-        spec.build(parameters, hyperparameters)
+        groups = spec.build(parameters, hyperparameters).param_groups
     except PLUGIN_FAULTS as error:
         raise UsageError(f"optimizer {spec.name}: {' '.join(str(error).split())}") from None
+    if not all("lr" in group for group in groups):
+        raise UsageError(f"optimizer {spec.name}: its parameter groups have no lr, which the schedule needs")
+    if lost := [key for key in extra if not all(key in group for group in groups)]:
+        raise UsageError(f"optimizer {spec.name}: {unknown('hyper-parameter', lost[0], accepted)}")
+
+
+def require_precision(spec: OptimizerSpec, precision: str) -> None:
+    """Raise `UsageError` where the entry cannot be trained in a precision."""
+    unscalable = sorted(spec.needs & {Need.CLOSURE, Need.SECOND_ORDER})
+    if precision == "fp16" and unscalable:
+        raise UsageError(
+            f"optimizer {spec.name}: precision is 'fp16', whose scaled gradients do not go with the need "
+            f"{' and '.join(unscalable)}; allowed are 'float32' and 'bf16'"
+        )
+
+
+def matrix_warnings(spec: OptimizerSpec, roled: Sequence[RoledParameter]) -> list[str]:
+    """A line, if its policy hands embeddings or heads to an algorithm that is meant for hidden matrices."""
+    if not spec.matrix_algorithm:
+        return []
+    groups = [dict(group) for group in spec.groups(roled)]
+    members = [{id(parameter) for parameter in group.pop("params")} for group in groups]
+    hidden = {id(p.parameter) for p in roled if p.role is Role.HIDDEN_MATRIX}
+    # A group is the matrices' where it holds one, or has the settings of one that does.
+    of_matrices = [group for group, ids in zip(groups, members, strict=True) if ids & hidden or not hidden]
+    reached = {i for group, ids in zip(groups, members, strict=True) if group in of_matrices for i in ids}
+    names = [
+        p.name
+        for p in roled
+        if p.role in (Role.EMBEDDING, Role.HEAD) and p.parameter.ndim >= 2 and id(p.parameter) in reached
+    ]
+    if not names:
+        return []
+    return [
+        f"{spec.name} is an algorithm for hidden matrices and is also given {len(names)} embeddings or heads: "
+        f"{', '.join(names)}"
+    ]

@@ -21,7 +21,8 @@ from bench.metrics import metric_names
 from bench.plan import Run, ended
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
 from bench.record import Failure, Outcome, RunRecord
-from bench.registry import Rates, Selected, select
+from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
+from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
@@ -43,6 +44,7 @@ class Plan:
     workers: int
     threads: int
     command: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Watcher:
@@ -97,6 +99,8 @@ def make_plan(
 
     Reads a real dataset's files first: a missing or broken one raises `UsageError` before anything is written.
     """
+    for chosen in selected:
+        require_precision(chosen.spec, protocol.precision)
     data_digest = _checked(protocol, data_dir)
     runs = tuple(
         Run(
@@ -117,7 +121,16 @@ def make_plan(
     return Plan(
         store=store, protocol=protocol, runs=runs, missing=missing, device=device, data_dir=data_dir,
         workers=min(workers, max(1, len(missing))), threads=threads, command=command,
+        warnings=tuple(_matrix_warnings(protocol, [chosen.spec for chosen in selected])),
     )  # fmt: skip
+
+
+def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iterator[str]:
+    """What `matrix_warnings` says of the entries on the protocol's network."""
+    if any(spec.matrix_algorithm for spec in specs):
+        roled = protocol.workload.roled_parameters()
+        for spec in specs:
+            yield from matrix_warnings(spec, roled)
 
 
 def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:

@@ -7,6 +7,7 @@ draws random numbers itself gets a stream of its own, so that it cannot shift th
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -34,6 +35,20 @@ def torch_seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def globally_seeded(seed: int) -> Iterator[None]:
+    """`torch_seeded`, and the same for the global generators of numpy and Python, which some libraries draw from."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch_seeded(seed):
+            np.random.seed(seed % (1 << 32))
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def batch_order(seed: int, epoch: int, samples: int) -> Tensor:

@@ -63,15 +63,45 @@ def one_group(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
     return [{"params": [p.parameter for p in parameters]}]
 
 
+def by_matrix_role(*, matrix: Mapping[str, Any], other: Mapping[str, Any]) -> ParameterGroups:
+    """The policy of matrix optimizers: hidden matrices with the settings `matrix`, all else with the settings `other`.
+
+    A hidden matrix has that role and two dimensions. Both groups are in the network's order; an empty one is left out.
+    """
+
+    def groups(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
+        hidden, rest = [], []
+        for p in parameters:
+            is_matrix = p.role is Role.HIDDEN_MATRIX and p.parameter.ndim == 2
+            (hidden if is_matrix else rest).append(p.parameter)
+        return [{"params": ps, **settings} for ps, settings in ((hidden, matrix), (rest, other)) if ps]
+
+    return groups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What an entry says of its own algorithm on given gradients: a sentence, its figures, whether it is a warning."""
+
+    text: str
+    figures: Mapping[str, float]
+    warning: bool = False
+
+
+Examine = Callable[[Optimizer], list[Observation]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSpec:
     """An entry of the registry.
 
-    `constructor` may be a reference, `module:Class`, that is imported on first use (see `load`).
+    `constructor` may be a reference, `module:Class`, that is imported on first use (see `load`); `extra` is the
+    optional dependency of this project that brings its package, `packages` what else must be installed.
     `defaults` are the settings of `--lr default`, `documents` those of the documents' study where it had the entry.
     Both name every hyper-parameter that differs from the constructor's own default, and `lr` always.
     `matrix_algorithm` says that matrices get another update than their elements in a vector would: it is meant for the
     hidden ones, and a policy `groups` that also hands it embeddings or heads earns a warning.
+    `examine` looks at an optimizer after a step, with the gradients in place, and says what `bench doctor` prints.
     `revision` is raised by one when the entry's numerics change, so that old records are not taken for new ones.
     """
 
@@ -84,6 +114,9 @@ class OptimizerSpec:
     groups: ParameterGroups = one_group
     needs: frozenset[Need] = frozenset()
     matrix_algorithm: bool = False
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
+    examine: Examine | None = None
     reference: str
     source_digest: str | None = None
     revision: int = 1
@@ -99,7 +132,9 @@ class OptimizerSpec:
             )
 
     def load(self) -> Callable[..., Optimizer]:
-        """The constructor; raises `ImportError` where it lies in a package that is not installed."""
+        """The constructor; raises `ImportError` where a package is missing."""
+        for package in self.packages:
+            importlib.import_module(package)
         return resolve(self.constructor) if isinstance(self.constructor, str) else self.constructor
 
     def build(self, parameters: Sequence[RoledParameter], hyperparameters: Mapping[str, Any]) -> Optimizer:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
+from torch import Tensor
 from torch.optim import Optimizer
 
 from bench import environment
 from bench.bounds import ceiling, chance_level
-from bench.clock import Clock, StepTimer
+from bench.clock import Clock
 from bench.datasets.samples import Dataset, HeldOut, Samples
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.metrics import (
@@ -26,18 +25,17 @@ from bench.metrics import (
 )
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
-from bench.objective import pair_losses
 from bench.paths import without_folders
 from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, RunRecord, Seconds
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
-from bench.seeding import batch_order, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
-from bench.spec import OptimizerSpec
+from bench.seeding import batch_order, globally_seeded, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
+from bench.spec import Need, OptimizerSpec
+from bench.step import Evaluation, OptimizerStep, autocast
 from bench.workload import Workload, roled_parameters
 
 EVALUATION_BATCH = 256
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OnEpoch = Callable[[CurvePoint], None]
 
 
@@ -81,7 +79,7 @@ class Trainer:
     def __init__(self, run: Run, device: torch.device, data_dir: Path | None = None) -> None:
         protocol, workload = run.protocol, run.protocol.workload
         self.run, self.protocol, self.device = run, protocol, device
-        self.clock, self.step_timer = Clock(device), StepTimer(device)
+        self.clock = Clock(device)
         environment.reset_peak_memory(device)
         with self.clock.part("setup"):
             self.dataset = resident_dataset(workload.model_dump_json(), data_dir, str(device))
@@ -90,18 +88,18 @@ class Trainer:
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
             roled = roled_parameters(self.model, workload.roles())
-            self.parameters = list(self.model.parameters())  # walking the modules costs 0.4 ms a step
-            self.optimizer: Optimizer = _planned_entry(run).build(roled, run.hyperparameters)
+            spec = _planned_entry(run)
+            self.needs = spec.needs
+            self.optimizer: Optimizer = spec.build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
-            self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
-        self.step = self.samples = self.skipped_steps = 0
+            dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
+            self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, dropout, protocol, device)
+        self.step = self.samples = 0
         self.first_order = ""
         self.initial_loss: float | None = None
         self.last_loss: float | None = None
-        self._step_losses = torch.zeros(0)  # of each pair, of the latest step
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,14 +107,10 @@ class Trainer:
         size, batch = self.dataset.training_size, self.protocol.batch_size
         return size // batch if self.protocol.drop_last else -(-size // batch)
 
-    def autocast(self) -> torch.autocast:
-        """The protocol's precision as a context."""
-        dtype = AUTOCAST.get(self.protocol.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
     def train_epoch(self, epoch: int) -> _EpochTotals:
         """All steps of an epoch; nothing is read back from the device but at the first step, which is watched."""
         self.model.train()
+        self._switch_weights(training=True)
         samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
         order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
         self.first_order = self.first_order or order_fingerprint(order)
@@ -124,48 +118,38 @@ class Trainer:
         steps, totals = self.steps_per_epoch, None
         for i in range(steps):
             batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
-            losses, gradient_norm = self._train_step(batch, watched=i == 0)
+            evaluation = self._train_step(batch, watched=i == 0)
             if totals is None:
                 totals = _EpochTotals(
                     losses=torch.zeros(steps, device=self.device),
-                    pairs=torch.zeros(steps, len(losses), device=self.device),
+                    pairs=torch.zeros(steps, len(evaluation.pairs), device=self.device),
                     gradient_norms=torch.zeros(steps, device=self.device),
                 )
-            totals.pairs[i] = self._step_losses
-            totals.gradient_norms[i] = gradient_norm
-            self._pair_names = tuple(losses)
+            totals.pairs[i] = evaluation.losses
+            totals.gradient_norms[i] = evaluation.gradient_norm
+            self._pair_names = evaluation.pairs
         assert totals is not None
         totals.losses = totals.pairs.sum(dim=1)
+        self._switch_weights(training=False)
         return totals
 
-    def _train_step(self, batch: Samples, *, watched: bool) -> tuple[dict[str, Tensor], Tensor]:
-        """One step; returns each pair's loss and the gradient's norm before clipping."""
+    def _train_step(self, batch: Samples, *, watched: bool) -> Evaluation:
+        """One step at its learning rate."""
         total = self.protocol.epochs * self.steps_per_epoch
         warmup = round(self.protocol.warmup * total)
         factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        self.dropout.start_step(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast():
-            embeddings = self.model(batch.inputs(), batch.text_mask_NL, self.dropout)
-        workload = self.protocol.workload
-        losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
-                             multi_positive=workload.multi_positive)  # fmt: skip
-        step_losses = torch.stack(list(losses.values()))
-        self._step_losses = step_losses.detach()
-        self.scaler.scale(step_losses.sum()).backward()
-        self.scaler.unscale_(self.optimizer)
-        limit = self.protocol.clip_norm or float("inf")
-        gradient_norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
-        with self.updates.observe() if watched else _nothing(), self.step_timer.measure():
-            self.scaler.step(self.optimizer)
-        scale = self.scaler.get_scale()
-        self.scaler.update()
-        self.skipped_steps += self.scaler.get_scale() < scale
+        evaluation = self.take_step(batch, self.step, self.updates.observe() if watched else nullcontext())
         self.step += 1
         self.samples += len(batch)
-        return losses, gradient_norm
+        return evaluation
+
+    def _switch_weights(self, *, training: bool) -> None:
+        """To the weights that are trained, or to those that are looked at, where the optimizer tells them apart."""
+        if Need.TRAIN_EVAL_SWITCH in self.needs:
+            optimizer: Any = self.optimizer
+            optimizer.train() if training else optimizer.eval()
 
     @torch.inference_mode()
     def embeddings(self, split: HeldOut) -> tuple[dict[str, Tensor], Samples]:
@@ -175,7 +159,7 @@ class Trainer:
         parts: dict[str, list[Tensor]] = {}
         for start in range(0, len(samples), EVALUATION_BATCH):
             batch = samples.take(slice(start, start + EVALUATION_BATCH))
-            with self.autocast():
+            with autocast(self.protocol, self.device):
                 embeddings = self.model(batch.inputs(), batch.text_mask_NL, NO_DROPOUT)
             for name, x in embeddings.items():
                 parts.setdefault(name, []).append(x.float())
@@ -202,7 +186,7 @@ class Trainer:
 
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""
-        return not self._step_losses.isfinite().all().item()
+        return not self.take_step.last_losses.isfinite().all().item()
 
     def epochs(self) -> Iterator[CurvePoint]:
         """Train epoch by epoch.
@@ -249,12 +233,7 @@ class Trainer:
     def seconds(self) -> Seconds:
         """Time of the run so far."""
         parts = {name: self.clock.seconds(name) for name in ("training", "evaluation", "setup")}
-        return Seconds(**parts, optimizer_step=self.step_timer.seconds(), total=sum(parts.values()))
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+        return Seconds(**parts, optimizer_step=self.take_step.seconds(), total=sum(parts.values()))
 
 
 def execute(
@@ -270,7 +249,7 @@ def execute(
     outcome, failure, metrics = Outcome.OK, None, _Metrics()
     test: dict[str, float] = {}
     try:
-        with torch_seeded(role_seed(run.seed, "optimizer")):
+        with globally_seeded(role_seed(run.seed, "optimizer")):
             trainer = Trainer(run, device, data_dir)
             for point in trainer.epochs():
                 on_epoch(point)
@@ -332,7 +311,7 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
             peak_bytes=environment.peak_memory(trainer.device),
             state_bytes=environment.state_bytes(trainer.optimizer),
         ),
-        "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
+        "diagnostics": trainer.updates.diagnostics(trainer.take_step.skipped),
         "environment": environment.environment(trainer.device),
     }
 

@@ -104,6 +104,10 @@ class Workload(BaseModel):
         """Number of trainable parameters."""
         return sum(p.numel() for p in self._example().parameters() if p.requires_grad)
 
+    def roled_parameters(self) -> list[RoledParameter]:
+        """The trainable parameters of a network of some weights, with their roles."""
+        return roled_parameters(self._example(), self.roles())
+
     def _example(self) -> Network:
         """A network of some weights. (Building one is quicker than loading what torch's meta device needs.)"""
         from bench.seeding import torch_seeded

@@ -159,7 +159,8 @@ class PairedData(Dataset):
         weight = stream.normal(keys_K, channels, EMBLEM_WAVES, EMBLEM_WAVES)
         place = (torch.arange(size) + 0.5) / size
         wave = torch.cos(math.pi * torch.arange(EMBLEM_WAVES)[:, None] * place)  # [waves, size]
-        pattern = torch.einsum("kcab,ay,bx->kcyx", weight, wave, wave)
+        # Two operands at a time: with three the order, hence the last bit, depends on packages installed.
+        pattern = torch.einsum("kcby,bx->kcyx", torch.einsum("kcab,ay->kcby", weight, wave), wave)
         return (pattern / pattern.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()).to(self._device)
 
     # ------------------------------------------------------------------ rendering

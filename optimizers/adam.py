@@ -15,8 +15,8 @@ SPEC = OptimizerSpec(
     name="adam",
     title="Adam",
     constructor=torch.optim.Adam,
-    defaults={"lr": 1e-3},
-    documents={"lr": 1e-3},
+    defaults={"lr": 1e-3, "fused": True},
+    documents={"lr": 1e-3, "fused": True},
     search=learning_rate_search(1e-3),
     reference="Kingma & Ba, 2014, https://arxiv.org/abs/1412.6980; torch.optim.Adam",
 )

@@ -1,8 +1,10 @@
-"""Adam's moments, shared by every optimizer here that builds on Adam.
+"""Adam's moments and step, shared by every optimizer here that builds on Adam.
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g²;  D = sqrt(v) / sqrt(1 - b2^t) + eps
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g²
+    D = sqrt(v) / sqrt(1 - b2^t) + eps;  w <- w - lr / (1 - b1^t) m / D
 
-The order of operations is that of torch.optim.Adam (one tensor at a time), so that equal formulas give equal bits.
+One pass over memory by torch's fused kernel. It takes tensors for contiguous whatever their strides are, so all that is
+given to it here must be.
 
 Kingma & Ba, "Adam: A Method for Stochastic Optimization", https://arxiv.org/abs/1412.6980
 """
@@ -14,29 +16,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.optimizers.flat import FlatState, Range
 
-def update_moments_(m: Tensor, v: Tensor, g: Tensor, *, beta1: float, beta2: float) -> None:
-    """One in-place step on m and v; g is not modified."""
-    m.lerp_(g, 1 - beta1)
-    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+# What `adam_step` keeps of every parameter.
+MOMENTS: dict[str, tuple[int, ...]] = {"exp_avg": (), "exp_avg_sq": ()}
+
+
+def fused_adam_(
+    ws: list[Tensor], gs: list[Tensor], ms: list[Tensor], vs: list[Tensor], ts: list[Tensor], group: dict[str, Any],
+    *, coupled_decay: float = 0.0,
+) -> None:  # fmt: skip
+    """One in-place step of Adam on contiguous w, m and v whose step numbers are t [], with L2 decay g + wd w."""
+    beta1, beta2 = group["betas"]
+    torch._fused_adam_(
+        ws, gs, ms, vs, [], ts, lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=coupled_decay, eps=group["eps"],
+        amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def adam_step(flat: FlatState, r: Range, g: Tensor, group: dict[str, Any], *, out: Tensor) -> Tensor:
+    """f = -lr m / ((1 - b1^t) D) of a range after its gradient g, in `out`: what Adam adds to the weights."""
+    m, v = r.of(flat.vectors["exp_avg"]), r.of(flat.vectors["exp_avg_sq"])
+    t = torch.full((), float(flat.t(r)), dtype=torch.float32, device=g.device)
+    fused_adam_([out.zero_()], [g], [m], [v], [t], group)  # 0 - x is exact: weights of zero receive the step itself
+    return out
 
 
 def denominator(v: Tensor, *, t: int, beta2: float, eps: float) -> Tensor:
     """D, of v's shape."""
     return (v.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
-
-
-def adam_step(m: Tensor, v: Tensor, *, t: int, lr: float, beta1: float, beta2: float, eps: float) -> Tensor:
-    """f = -lr m / ((1 - b1^t) D): what Adam would add to the weights."""
-    return (m / denominator(v, t=t, beta2=beta2, eps=eps)).mul_(-lr / (1 - beta1**t))
-
-
-def advance_(state: dict[str, Any], g: Tensor, *, beta1: float, beta2: float) -> tuple[Tensor, Tensor, int]:
-    """Take gradient `g` into a parameter's state, created at its first gradient; returns m, v and t = 1, 2, ..."""
-    if "step" not in state:
-        state["step"] = 0
-        state["exp_avg"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-    state["step"] += 1
-    update_moments_(state["exp_avg"], state["exp_avg_sq"], g, beta1=beta1, beta2=beta2)
-    return state["exp_avg"], state["exp_avg_sq"], state["step"]

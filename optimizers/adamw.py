@@ -15,8 +15,8 @@ SPEC = OptimizerSpec(
     name="adamw",
     title="AdamW",
     constructor=torch.optim.AdamW,
-    defaults={"lr": 1e-3, "weight_decay": 1e-2},
-    documents={"lr": 1e-3, "weight_decay": 1e-4},
+    defaults={"lr": 1e-3, "weight_decay": 1e-2, "fused": True},
+    documents={"lr": 1e-3, "weight_decay": 1e-4, "fused": True},
     search=learning_rate_search(1e-3),
     reference="Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101; torch.optim.AdamW",
 )

@@ -3,7 +3,7 @@
     g <- g + wd w;  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g²
     w <- w - lr / (1 - b1^t) · m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 
-The same algorithm as torch.optim.Adam, and on a CPU in float32 the same bits: with `adam` it is the registry's A/A
+The same algorithm as torch.optim.Adam with the same kernel, hence the same bits: with `adam` it is the registry's A/A
 control, so any difference between the two in a study is that study's noise.
 
 Kingma & Ba, "Adam: A Method for Stochastic Optimization", https://arxiv.org/abs/1412.6980
@@ -13,31 +13,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.adam_moments import advance_, denominator
-from bench.optimizers.groupwise import GroupwiseOptimizer
+from bench.optimizers.adam_moments import fused_adam_
+from bench.optimizers.groupwise import GroupwiseOptimizer, by_dtype_and_device
 from bench.optimizers.validation import require_adam_settings
 from bench.spec import OptimizerSpec, learning_rate_search
 
 
-def custom_adam_(
-    w: Tensor,
-    g: Tensor,
-    state: dict[str, Any],
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """One in-place step on w and its state; g is not modified."""
-    if weight_decay != 0:
-        g = g.add(w, alpha=weight_decay)
-    m, v, t = advance_(state, g, beta1=beta1, beta2=beta2)
-    w.addcdiv_(m, denominator(v, t=t, beta2=beta2, eps=eps), value=-lr / (1 - beta1**t))
+def custom_adam_(pairs: list[tuple[Tensor, Tensor]], states: list[dict[str, Any]], group: dict[str, Any]) -> None:
+    """One in-place step on the weights w of pairs (w, g) and their states; g is not modified."""
+    for (w, _), state in zip(pairs, states, strict=True):
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=w.device)
+            state["exp_avg"] = torch.zeros_like(w, memory_format=torch.contiguous_format)
+            state["exp_avg_sq"] = torch.zeros_like(w, memory_format=torch.contiguous_format)
+    ms, vs, ts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    torch._foreach_add_(ts, 1)
+    ws, gs = [w.contiguous() for w, _ in pairs], [g.contiguous() for _, g in pairs]  # no copies where they are so
+    fused_adam_(ws, gs, ms, vs, ts, group, coupled_decay=group["weight_decay"])
+    for (w, _), new in zip(pairs, ws, strict=True):
+        if new is not w:
+            w.copy_(new)
 
 
 class CustomAdam(GroupwiseOptimizer):
@@ -57,18 +56,8 @@ class CustomAdam(GroupwiseOptimizer):
         require_adam_settings("CustomAdam", group)
 
     def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        beta1, beta2 = group["betas"]
-        for w, g in pairs:
-            custom_adam_(
-                w,
-                g,
-                self.state[w],
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-            )
+        for alike in by_dtype_and_device(pairs):
+            custom_adam_(alike, [self.state[w] for w, _ in alike], group)
 
 
 SPEC = OptimizerSpec(
@@ -78,5 +67,6 @@ SPEC = OptimizerSpec(
     defaults={"lr": 1e-3},
     documents={"lr": 1e-3},
     search=learning_rate_search(1e-3),
+    revision=2,
     reference="Kingma & Ba, 2014, https://arxiv.org/abs/1412.6980; own code, the A/A control of adam",
 )

@@ -17,14 +17,17 @@ Anderson, "Iterative Procedures for Nonlinear Integral Equations", https://doi.o
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.adam_moments import adam_step, advance_
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
+from bench.optimizers.adam_moments import MOMENTS, adam_step
+from bench.optimizers.flat import FlatState, Range
+from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
 from bench.optimizers.validation import require_adam_settings, require_integer, require_number, require_range
 from bench.spec import OptimizerSpec, learning_rate_search
 
@@ -33,11 +36,26 @@ SMALLEST_NORM = 1e-16
 SINGULAR_RIDGE = 1e-6
 
 
-def transition_weights(S: Tensor, Y: Tensor, *, cos_shift: float, w_clip: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Weights of the transitions, of mean 1, and their mean curvature, from steps and gradient differences [q, n]."""
-    s = torch.linalg.vector_norm(S, dim=1).clamp_min(SMALLEST_NORM)  # [q]
-    y = torch.linalg.vector_norm(Y, dim=1).clamp_min(SMALLEST_NORM)  # [q]
-    cosine = torch.linalg.vecdot(S, Y) / s / y  # [q]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """Inner products of the q transitions and of f and g: all that the mixing depends on."""
+
+    FF: Tensor  # [q, q]
+    Ff: Tensor  # [q]
+    SS: Tensor  # [q, q]
+    Sg: Tensor  # [q]
+    sy: Tensor  # [q], s_j · y_j
+    yy: Tensor  # [q], y_j · y_j
+    ff: Tensor  # [], f · f
+    fg: Tensor  # [], f · g
+
+
+def transition_weights(
+    ss: Tensor, sy: Tensor, yy: Tensor, *, cos_shift: float, w_clip: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Weights of the transitions, of mean 1, and their mean curvature, from s_j · s_j, s_j · y_j and y_j · y_j [q]."""
+    s, y = (x.sqrt().clamp_min(SMALLEST_NORM) for x in (ss, yy))  # [q]
+    cosine = sy / s / y  # [q]
     weight = ((cosine + cos_shift).clamp_min(0) * (s / y).clamp(*w_clip)).clamp_min(SMALLEST_WEIGHT)
     return weight / weight.mean(), (y / s).mean()
 
@@ -49,36 +67,75 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
     return torch.where(info == 0, solution, torch.linalg.solve_ex(A + ridge, b).result)
 
 
-def mixed_step(
-    f: Tensor,
-    g: Tensor,
-    F: Tensor,
-    S: Tensor,
-    Y: Tensor,
-    *,
-    reg: float,
-    nu: float,
-    tau: float,
-    cos_shift: float,
-    w_clip: tuple[float, float],
-) -> Tensor:
-    """The step to apply [n], from f and g [n] and the transitions F, S and Y [q, n] in any order."""
-    f, g, F, S, Y = (wide(x) for x in (f, g, F, S, Y))
-    weight, curvature = transition_weights(S, Y, cos_shift=cos_shift, w_clip=w_clip)
-    A = F @ F.T + torch.diag(reg * (1 + nu * curvature) / weight)  # [q, q]
-    c = solve(A, F @ f) @ S  # [n]
-    c_norm, limit = torch.linalg.vector_norm(c), tau * torch.linalg.vector_norm(f)
-    mixed = f - c * torch.where(c_norm > limit, limit / c_norm.clamp_min(SMALLEST_NORM), 1.0)
+def correction(p: Products, group: dict[str, Any]) -> Tensor:
+    """theta [q] of the step to apply, f - theta S: shortened to the trust region, zero where f itself is applied."""
+    weight, curvature = transition_weights(
+        p.SS.diagonal(), p.sy, p.yy, cos_shift=group["cos_shift"], w_clip=tuple(group["w_clip"])
+    )
+    ridge = group["reg"] * (1 + group["nu"] * curvature) / weight
+    theta = solve(p.FF + torch.diag(ridge), p.Ff)
+    c = (theta @ p.SS @ theta).clamp_min(0).sqrt()
+    limit = group["tau"] * p.ff.sqrt()
+    theta = theta * torch.where(c > limit, limit / c.clamp_min(SMALLEST_NORM), 1.0)
     # Written so that a correction that is not finite fails the check, and f is applied.
-    return torch.where(torch.dot(g, mixed) < 0, mixed, f)
+    return torch.where(p.fg - theta @ p.Sg < 0, theta, 0.0)
 
 
-class GDA2(GroupwiseOptimizer):
+class Sums(NamedTuple):
+    """Inner products of step k over one range of the vectors, or over all of them."""
+
+    FF: Tensor  # [m], of the newest F_j with every F_j
+    Ff: Tensor  # [m]
+    Sg: Tensor  # [m]
+    sy: Tensor  # [], of the newest transition, as yy
+    yy: Tensor  # []
+    ff: Tensor  # []
+    fg: Tensor  # []
+
+
+def measure_(flat: FlatState, r: Range, group: dict[str, Any], k: int) -> Sums:
+    """Take the gradients of a range into its vectors and return the inner products that the mixing needs.
+
+    The transition k-1 -> k lies in row (k-2) mod m; the order of the rows does not matter to the least squares.
+    """
+    F, S, last_f, last_g = (r.of(flat.vectors[name]) for name in ("F", "S", "f", "g"))
+    g, f, y = flat.scratch(r, 3)
+    g = flat.gradient(r, out=g)
+    f = adam_step(flat, r, g, group, out=f)
+    row = (k - 2) % len(F)
+    if k > 1:
+        torch.sub(f, last_f, out=F[row])
+        torch.sub(g, last_g, out=y)
+    last_f.copy_(f)
+    last_g.copy_(g)
+    F, S, f, g, y = (wide(x) for x in (F, S, f, g, y))
+    return Sums(F @ F[row], F @ f, S @ g, S[row].dot(y), y.dot(y), f.dot(f), f.dot(g))
+
+
+def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], k: int, theta: Tensor | None) -> Tensor:
+    """Apply f - theta S, or f without theta, to the weights of a range and keep it in S; its inner products [m] there.
+
+    The step of the transition k -> k+1 lies in row (k-1) mod m.
+    """
+    f, S = r.of(flat.vectors["f"]), r.of(flat.vectors["S"])
+    step = f if theta is None else torch.addmv(wide(f), wide(S[: len(theta)]).T, theta, alpha=-1).to(f.dtype)
+    row = (k - 1) % len(S)
+    S[row] = step
+    apply_(flat, r, step, group)
+    return wide(S) @ wide(S[row])
+
+
+class GDA2(FlatOptimizer):
     """GDA2; raises ValueError for settings outside their range, and for groups of several dtypes or devices.
 
     The history of a group is kept in the state of its first parameter that has a gradient. It belongs to one set of
     parameters: when another set of the group has gradients, it starts anew, with k = 1. Each parameter's moments go on.
+
+    The Gram matrices of F and S are kept and get one new row a step, and norms and descent follow from inner products,
+    so that a step reads every vector of the history twice.
     """
+
+    PRODUCTS = ("history",)
 
     def __init__(
         self,
@@ -111,56 +168,59 @@ class GDA2(GroupwiseOptimizer):
         if len(kinds) > 1:
             raise ValueError(f"GDA2: one group holds parameters of {sorted(kinds)}; allowed: one dtype and one device")
 
-    def _history(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """The history of exactly these parameters, a new one if the group's present history is of others."""
+    def _vectors(self, group: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        m = group["history_size"]
+        history = {"f": (), "g": (), "F": (m,), "S": (m,)} if m > 0 else {}
+        return {**MOMENTS, **history}
+
+    def _history(self, group: dict[str, Any], flat: FlatState) -> dict[str, Any]:
+        """Counter and inner products of exactly these parameters, new ones if the group's present ones are of others.
+
+        F, S, f and g then begin anew too: of their content only what was written since k = 1 is read.
+        """
         members = [i for i, p in enumerate(group["params"]) if p.grad is not None]
-        owner = self.state[pairs[0][0]]
+        owner = self.state[group["params"][members[0]]]
         if owner.get("history", {}).get("members") != members:
             for p in group["params"]:
                 if p in self.state:
                     self.state[p].pop("history", None)
-            m, n = group["history_size"], sum(g.numel() for _, g in pairs)
-            vectors = {name: pairs[0][1].new_zeros(n) for name in ("f", "g")}
-            rings = {name: pairs[0][1].new_zeros(m, n) for name in ("F", "S", "Y")}
-            owner["history"] = {"members": members, "k": 0, **vectors, **rings}
+            m, like = group["history_size"], wide(flat.vectors["f"])
+            shapes = {"FF": (m, m), "SS": (m, m), "sy": (m,), "yy": (m,)}
+            products = {name: like.new_zeros(shape) for name, shape in shapes.items()}
+            owner["history"] = {"members": members, "k": 0, **products}
         return owner["history"]
 
-    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        lr, eps = group["lr"], group["eps"]
-        beta1, beta2 = group["betas"]
-        steps = []
-        for w, g in pairs:
-            m, v, t = advance_(self.state[w], g, beta1=beta1, beta2=beta2)
-            steps.append(adam_step(m, v, t=t, lr=lr, beta1=beta1, beta2=beta2, eps=eps).reshape(-1))
-        f = torch.cat(steps)  # [n]
-        if group["history_size"] > 0:
-            flat_g = torch.cat([g.reshape(-1) for _, g in pairs])  # [n]
-            f = self._mix(group, self._history(group, pairs), f, flat_g)
-        for (w, _), step in zip(pairs, f.split([w.numel() for w, _ in pairs]), strict=True):
-            if group["weight_decay"] != 0:
-                w.mul_(1 - lr * group["weight_decay"])
-            w.add_(step.view(w.shape))
-
-    def _mix(self, group: dict[str, Any], history: dict[str, Any], f: Tensor, g: Tensor) -> Tensor:
-        """Take f_k and g_k into the history and return the step to apply.
-
-        The transition k-1 -> k lies in row (k-2) mod m; the order of the rows does not matter to the least squares.
-        """
+    def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
+        if group["history_size"] == 0:
+            for r in flat.ranges:
+                g, f = flat.scratch(r, 2)
+                apply_(flat, r, adam_step(flat, r, flat.gradient(r, out=g), group, out=f), group)
+            return
+        history = self._history(group, flat)
         history["k"] += 1
         k, m = history["k"], group["history_size"]
-        F, S, Y = history["F"], history["S"], history["Y"]
+        products = [measure_(flat, r, group, k) for r in flat.ranges]
+        theta = None
         if k > 1:
-            row = (k - 2) % m
-            torch.sub(f, history["f"], out=F[row])
-            torch.sub(g, history["g"], out=Y[row])
-        history["f"].copy_(f)
-        history["g"].copy_(g)
-        if k > 1 and k % group["interval"] == 0:
-            q = min(k - 1, m)
-            settings = {name: group[name] for name in ("reg", "nu", "tau", "cos_shift", "w_clip")}
-            f = mixed_step(f, g, F[:q], S[:q], Y[:q], **settings)
-        S[(k - 1) % m] = f
-        return f
+            sums = Sums(*(torch.stack(x).sum(0) for x in zip(*products, strict=True)))
+            theta = self._theta(group, history, sums)
+        ss = torch.stack([accelerate_(flat, r, group, k, theta) for r in flat.ranges]).sum(0)
+        row = (k - 1) % m
+        history["SS"][row], history["SS"][:, row] = ss, ss
+
+    def _theta(self, group: dict[str, Any], history: dict[str, Any], sums: Sums) -> Tensor | None:
+        """Take the inner products of the transition k-1 -> k into the history; theta [q], None in between intervals."""
+        k, m = history["k"], group["history_size"]
+        row = (k - 2) % m
+        history["FF"][row], history["FF"][:, row] = sums.FF, sums.FF
+        history["sy"][row], history["yy"][row] = sums.sy, sums.yy
+        if k % group["interval"] != 0:
+            return None
+        q = min(k - 1, m)
+        kept = {name: history[name][:q, :q] for name in ("FF", "SS")} | {
+            name: history[name][:q] for name in ("sy", "yy")
+        }
+        return correction(Products(**kept, Ff=sums.Ff[:q], Sg=sums.Sg[:q], ff=sums.ff, fg=sums.fg), group)
 
 
 SPEC = OptimizerSpec(
@@ -170,5 +230,6 @@ SPEC = OptimizerSpec(
     defaults={"lr": 1e-3},
     documents={"lr": 1e-3},
     search=learning_rate_search(1e-3),
+    revision=2,
     reference="Anderson acceleration (1965, https://doi.org/10.1145/321296.321305) of AdamW steps, after the documents",
 )

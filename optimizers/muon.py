@@ -27,7 +27,7 @@ from bench.optimizers.validation import (
     require_integer,
     require_number,
 )
-from bench.spec import OptimizerSpec, Role, RoledParameter, learning_rate_search
+from bench.spec import OptimizerSpec, by_matrix_role, learning_rate_search
 
 ADJUST_LR_FNS = ("match_rms_adamw", "original")
 
@@ -132,14 +132,8 @@ def _require_matrices(parameters: Sequence[torch.Tensor]) -> None:
             raise ValueError(f"Muon: a parameter of a muon group has shape {shape}; allowed: matrices, of 2 dimensions")
 
 
-def muon_groups(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
-    """Hidden matrices of two dimensions to Muon, the rest to AdamW, each in the network's order."""
-    hidden = [p.parameter for p in parameters if p.role is Role.HIDDEN_MATRIX and p.parameter.ndim == 2]
-    chosen = {id(p) for p in hidden}
-    rest = [p.parameter for p in parameters if id(p.parameter) not in chosen]
-    groups = [{"params": hidden, "algorithm": "muon"}, {"params": rest, "algorithm": "adamw"}]
-    return [group for group in groups if group["params"]]
-
+# Hidden matrices of two dimensions to Muon, the rest to AdamW.
+muon_groups = by_matrix_role(matrix={"algorithm": "muon"}, other={"algorithm": "adamw"})
 
 SPEC = OptimizerSpec(
     name="muon",
@@ -148,5 +142,6 @@ SPEC = OptimizerSpec(
     defaults={"lr": 1e-3},
     search=learning_rate_search(1e-3),
     groups=muon_groups,
+    matrix_algorithm=True,
     reference="Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/; torch.optim.Muon and torch.optim.AdamW",
 )

@@ -17,31 +17,21 @@ Anderson, "Iterative Procedures for Nonlinear Integral Equations", https://doi.o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.adam_moments import adam_step, advance_
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
+from bench.optimizers.adam_moments import MOMENTS, adam_step
+from bench.optimizers.flat import FlatState, Range
+from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
 from bench.optimizers.validation import require_adam_settings, require_choice, require_integer, require_number
 from bench.spec import OptimizerSpec, learning_rate_search
 
 SMALL = 1e-8
 RATIO_LOW, RATIO_HIGH = 0.1, 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """What one tensor brings to the mixing: f, g and the last step [n], and the rows of R and then of Y [2q, n]."""
-
-    f: Tensor
-    g: Tensor
-    last_step: Tensor
-    rows: Tensor
 
 
 def pair_weights(r: Tensor, y: Tensor, ry: Tensor) -> Tensor:
@@ -69,47 +59,93 @@ def share(c: Tensor, f: Tensor, gc: Tensor, gf: Tensor, *, trust: float) -> Tens
     return torch.where(gf - factor * gc < 0, factor, 0.0)
 
 
-def inner_products(p: Proposal) -> tuple[Tensor, ...]:
-    """Of the rows of R and Y [2q, 2q], of R with f - last step [q], and |f| and g · f."""
-    R = p.rows[: len(p.rows) // 2]  # [q, n]
-    return p.rows @ p.rows.T, R @ (p.f - p.last_step), torch.linalg.vector_norm(p.f), p.g.dot(p.f)
+class Sums(NamedTuple):
+    """Inner products of one step for every tensor; R are its differences of steps, x = f - last step."""
+
+    Rx: Tensor  # [tensors, m]
+    Rg: Tensor  # [tensors, m]
+    ff: Tensor  # [tensors]
+    fg: Tensor  # [tensors]
+    Rr: Tensor  # [tensors, m], r and y the differences that this step adds
+    ry: Tensor  # [tensors]
+    yy: Tensor  # [tensors]
 
 
-def mixed_steps(proposals: list[Proposal], *, reg: float, trust: float, weighted: bool) -> list[Tensor]:
-    """The step to apply [n] for each proposal; all have the same q. The small systems are solved together."""
-    gram, b, f, gf = (torch.stack(x) for x in zip(*map(inner_products, proposals), strict=True))
-    q = b.shape[-1]
-    r, y = gram.diagonal(dim1=-2, dim2=-1).sqrt().split(q, dim=-1)  # [tensors, q]
-    ry = gram.diagonal(offset=q, dim1=-2, dim2=-1)  # [tensors, q]
-    theta = coefficients(gram[:, :q, :q], b, reg / (pair_weights(r, y, ry) + SMALL) if weighted else reg)
-    corrections = [row @ p.rows[:q] for p, row in zip(proposals, theta.unbind(), strict=True)]  # [n]
-    products = [(torch.linalg.vector_norm(x), p.g.dot(x)) for p, x in zip(proposals, corrections, strict=True)]
-    c, gc = (torch.stack(x) for x in zip(*products, strict=True))  # [tensors]
-    factors = share(c, f, gc, gf, trust=trust).unbind()
-    return [p.f - k * x for p, k, x in zip(proposals, factors, corrections, strict=True)]
+def theta_of(flat: FlatState, tensors: slice, q: int, sums: Sums, group: dict[str, Any]) -> Tensor:
+    """theta [..., q] of the step to apply, f - theta R, for tensors with q differences each."""
+    reg, trust = group["anderson_reg"], group["trust_region"]
+    gram = flat.products["gram"][tensors, :q, :q]
+    ridge = reg
+    if group["use_weighting"]:
+        r, y = gram.diagonal(dim1=-2, dim2=-1).sqrt(), flat.products["yy"][tensors, :q].sqrt()
+        ridge = reg / (pair_weights(r, y, flat.products["ry"][tensors, :q]) + SMALL)
+    theta = coefficients(gram, sums.Rx[tensors, :q], ridge)
+    c = ((gram * theta.unsqueeze(1)).sum(-1) * theta).sum(-1).clamp_min(0).sqrt()
+    gc = (theta * sums.Rg[tensors, :q]).sum(-1)
+    return theta * share(c, sums.ff[tensors].sqrt(), gc, sums.fg[tensors], trust=trust).unsqueeze(-1)
 
 
-def propose(f: Tensor, g: Tensor, state: dict[str, Any], q: int) -> Proposal:
-    """The proposal of a tensor whose history holds q differences or more."""
-    rows = state["differences"][:, :q].reshape(2 * q, -1)
-    return Proposal(f=wide(f), g=wide(g), last_step=wide(state["last"][0]), rows=wide(rows))
+def keep_(flat: FlatState, tensors: slice, row: int, sums: Sums) -> None:
+    """Put the inner products of the newest differences of some tensors into their row."""
+    gram, ry, yy = (flat.products[name] for name in ("gram", "ry", "yy"))
+    gram[tensors, row] = gram[tensors, :, row] = sums.Rr[tensors]
+    ry[tensors, row], yy[tensors, row] = sums.ry[tensors], sums.yy[tensors]
 
 
-def remember_(state: dict[str, Any], step: Tensor, g: Tensor, *, size: int) -> None:
-    """Take the applied step and the gradient [n] of step t into the history of `size` differences.
+def measure_(flat: FlatState, r: Range, group: dict[str, Any], sums: Sums) -> None:
+    """Take the gradients of a range into its moments, leave f in `flat.work`, add the inner products to `sums`."""
+    g, x = flat.scratch(r, 2)
+    g = flat.gradient(r, out=g)
+    f = adam_step(flat, r, g, group, out=r.of(flat.work))
+    q = min(flat.t(r) - 2, group["anderson_m"])
+    if q < 1:
+        return
+    torch.sub(f, r.of(flat.vectors["last_step"]), out=x)
+    R = r.of(flat.vectors["R"][:q])
+    for block in r.blocks:
+        block.add_products_(sums.Rx[:, :q], R, x)
+        block.add_products_(sums.Rg[:, :q], R, g)
+        block.add_products_(sums.ff, f, f)
+        block.add_products_(sums.fg, f, g)
 
-    The differences to step t - 1 lie in row (t - 2) mod size: the order of the rows does not matter to the mixing.
+
+def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], theta: Tensor) -> None:
+    """Apply f - theta R to the weights of a range."""
+    step, q = r.of(flat.work), min(flat.t(r) - 2, group["anderson_m"])
+    for block in r.blocks if q > 0 else ():
+        for i, row in enumerate(block.of(r.of(flat.vectors["R"][:q]))):
+            block.of(step).addcmul_(row, block.tensors(theta)[:, i : i + 1], value=-1)
+    apply_(flat, r, step, group)
+
+
+def remember_(flat: FlatState, r: Range, sums: Sums) -> None:
+    """Take the applied step and the gradients of a range into its history, add the inner products to `sums`.
+
+    The differences between steps t and t - 1 lie in row (t - 2) mod m: the order of the rows does not matter.
     """
-    now = torch.stack((step, g))  # [2, n]
-    if "last" in state:
-        torch.sub(now, state["last"], out=state["differences"][:, (state["step"] - 2) % size])
-    else:
-        state["differences"] = g.new_zeros(2, size, g.numel())
-    state["last"] = now
+    R, last_step, last_g = (r.of(flat.vectors[name]) for name in ("R", "last_step", "last_g"))
+    step = r.of(flat.work)
+    g, y = flat.scratch(r, 2)
+    g = flat.gradient(r, out=g)
+    if flat.t(r) > 1:
+        row = (flat.t(r) - 2) % len(R)
+        torch.sub(step, last_step, out=R[row])
+        torch.sub(g, last_g, out=y)
+        for block in r.blocks:
+            block.add_products_(sums.Rr, R, R[row])
+            block.add_products_(sums.ry, y, R[row])
+            block.add_products_(sums.yy, y, y)
+    last_step.copy_(step)
+    last_g.copy_(g)
 
 
-class UniversalAndersonGDA(GroupwiseOptimizer):
-    """UniversalAndersonGDA; raises ValueError for settings outside their range."""
+class UniversalAndersonGDA(FlatOptimizer):
+    """UniversalAndersonGDA; raises ValueError for settings outside their range.
+
+    The inner products of a tensor's history are kept and get one new row a step.
+    """
+
+    PRODUCTS = ("gram", "ry", "yy")
 
     def __init__(
         self,
@@ -134,27 +170,32 @@ class UniversalAndersonGDA(GroupwiseOptimizer):
         require_number("UniversalAndersonGDA", "trust_region", group["trust_region"])
         require_choice("UniversalAndersonGDA", "use_weighting", group["use_weighting"], (True, False))
 
-    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        lr, (beta1, beta2), size = group["lr"], group["betas"], group["anderson_m"]
-        steps = []
-        alike = defaultdict(list)  # positions of the tensors whose systems can be solved together
-        for position, (w, g) in enumerate(pairs):
-            m, v, t = advance_(self.state[w], g, beta1=beta1, beta2=beta2)
-            steps.append(adam_step(m, v, t=t, lr=lr, beta1=beta1, beta2=beta2, eps=group["eps"]).reshape(-1))
-            q = min(t - 2, size)
+    def _vectors(self, group: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        m = group["anderson_m"]
+        return {**MOMENTS, **({"last_step": (), "last_g": (), "R": (m,)} if m > 0 else {})}
+
+    def _products(self, group: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        m = group["anderson_m"]
+        return {"gram": (m, m), "ry": (m,), "yy": (m,)} if m > 0 else {}
+
+    def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
+        m = group["anderson_m"]
+        shapes = ((m,), (m,), (), (), (m,), (), ())
+        sums = Sums(*(wide(flat.work[:0]).new_zeros(len(flat.tensors), *shape) for shape in shapes))
+        for r in flat.ranges:
+            measure_(flat, r, group, sums)
+        theta = torch.zeros_like(sums.Rx)
+        for tensors, t in flat.ages():
+            q = min(t - 2, m)
             if q > 0:
-                alike[q, g.dtype, g.device].append(position)
-        settings = {"reg": group["anderson_reg"], "trust": group["trust_region"], "weighted": group["use_weighting"]}
-        for (q, dtype, _), positions in alike.items():
-            proposals = [propose(steps[i], pairs[i][1].reshape(-1), self.state[pairs[i][0]], q) for i in positions]
-            for i, mixed in zip(positions, mixed_steps(proposals, **settings), strict=True):
-                steps[i] = mixed.to(dtype)
-        for (w, g), step in zip(pairs, steps, strict=True):
-            if size > 0:
-                remember_(self.state[w], step, g.reshape(-1), size=size)
-            if group["weight_decay"] != 0:
-                w.mul_(1 - lr * group["weight_decay"])
-            w.add_(step.view(w.shape))
+                theta[tensors, :q] = theta_of(flat, tensors, q, sums, group)
+        for r in flat.ranges:
+            accelerate_(flat, r, group, theta)
+            if m > 0:
+                remember_(flat, r, sums)
+        for tensors, t in flat.ages():
+            if m > 0 and t > 1:
+                keep_(flat, tensors, (t - 2) % m, sums)
 
 
 SPEC = OptimizerSpec(
@@ -164,5 +205,6 @@ SPEC = OptimizerSpec(
     defaults={"lr": 1e-3},
     documents={"lr": 1e-3, "anderson_m": 3, "use_weighting": True, "trust_region": 1.5},
     search=learning_rate_search(1e-3),
+    revision=2,
     reference="Anderson acceleration (1965, https://doi.org/10.1145/321296.321305) of Adam steps, after the documents",
 )

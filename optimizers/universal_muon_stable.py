@@ -7,9 +7,9 @@
 What differs from UniversalMuon, and why:
 * The input is divided by its Frobenius norm, not by the root of its mean squared singular value. Every eigenvalue of
   the Gram matrix is then at most 1, where the iteration is bounded whatever the gradient; there it could diverge.
-* Small singular values have a long way to go from there, so the iteration is Muon's quintic one, five times: each time
-  it multiplies them by up to 3.4, where the cubic one multiplies by 1.5. Singular values from 0.0015 of the Frobenius
-  norm up end between 0.68 and 1.21 rather than at 1, which is enough for Muon; none ends above 1.21.
+* Small singular values have a long way to go from there, so the iteration is Muon's quintic one, five times (see
+  `newton_schulz`): it multiplies them by up to 3.4, where the cubic one multiplies by 1.5.
+* Only hidden matrices are orthogonalised; embeddings and heads take Adam's update.
 * The orthogonal matrix is not divided by Adam's denominator. It sets the direction alone; the length is Adam's, so that
   the root mean square of the update equals that of Adam's update u and Adam's learning rates carry over. A scale mode
   is then not needed.
@@ -20,56 +20,28 @@ for LLM Training", https://arxiv.org/abs/2502.16982 (there by a constant, here b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.adam_moments import adam_step, advance_
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
-from bench.optimizers.validation import require_adam_settings, require_integer
-from bench.spec import OptimizerSpec, learning_rate_search
-
-QUINTIC = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalise(d: Tensor, *, iterations: int, eps: float) -> Tensor:
-    """Close to the nearest semi-orthogonal matrix to d: its singular values lie in [0, 1.21]. [m, n]
-
-    A d shorter than eps is divided by eps, and so stays shorter than 1: zero gives zero.
-    """
-    a, b, c = QUINTIC
-    X = d / torch.linalg.vector_norm(d).clamp_min(eps)
-    if d.shape[0] > d.shape[1]:
-        X = X.T
-    for _ in range(iterations):
-        G = X @ X.T  # [k, k], k = min(m, n)
-        X = a * X + (b * G + c * G @ G) @ X
-    return X.T if d.shape[0] > d.shape[1] else X
+from bench.optimizers.adam_moments import MOMENTS, adam_step
+from bench.optimizers.flat import FlatState
+from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
+from bench.optimizers.newton_schulz import orthogonalise
+from bench.optimizers.validation import require_adam_settings, require_choice, require_integer
+from bench.spec import OptimizerSpec, by_matrix_role, learning_rate_search
 
 
 def rescaled(x: Tensor, like: Tensor) -> Tensor:
-    """x with the Frobenius norm of `like`; zero where x is zero."""
-    norm = torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-    return x * (torch.linalg.vector_norm(like) / norm)
+    """x with the Frobenius norm of `like`; zero where x is zero. [tensors, m, n]"""
+    norm = torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return x * (torch.linalg.matrix_norm(like, keepdim=True) / norm)
 
 
-def universal_muon_stable_(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """One in-place step on w and its state under the settings `group`; g is not modified."""
-    lr, eps = group["lr"], group["eps"]
-    beta1, beta2 = group["betas"]
-    m, v, t = advance_(state, g, beta1=beta1, beta2=beta2)
-    f = adam_step(m, v, t=t, lr=lr, beta1=beta1, beta2=beta2, eps=eps)
-    if w.ndim == 2 and min(w.shape) >= group["ortho_threshold"]:
-        Q = orthogonalise(wide(m) / (1 - beta1**t), iterations=group["ns_iters"], eps=eps)
-        f = -rescaled(Q, like=wide(f))
-    if group["weight_decay"] != 0:
-        w.mul_(1 - lr * group["weight_decay"])
-    w.add_(f)
-
-
-class UniversalMuonStable(GroupwiseOptimizer):
+class UniversalMuonStable(FlatOptimizer):
     """UniversalMuonStable; raises ValueError for settings outside their range."""
 
     def __init__(
@@ -81,18 +53,33 @@ class UniversalMuonStable(GroupwiseOptimizer):
         weight_decay: float = 0.0,
         ortho_threshold: int = 128,
         ns_iters: int = 5,
+        orthogonalise: bool = True,
     ) -> None:
         adam = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**adam, "ortho_threshold": ortho_threshold, "ns_iters": ns_iters})
+        ortho = {"ortho_threshold": ortho_threshold, "ns_iters": ns_iters, "orthogonalise": orthogonalise}
+        super().__init__(params, {**adam, **ortho})
 
     def _check_group(self, group: dict[str, Any]) -> None:
         require_adam_settings("UniversalMuonStable", group)
         require_integer("UniversalMuonStable", "ortho_threshold", group["ortho_threshold"])
         require_integer("UniversalMuonStable", "ns_iters", group["ns_iters"])
+        require_choice("UniversalMuonStable", "orthogonalise", group["orthogonalise"], (True, False))
 
-    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        for w, g in pairs:
-            universal_muon_stable_(w, g, self.state[w], group)
+    def _vectors(self, group: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
+        return MOMENTS
+
+    def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
+        for r in flat.ranges:
+            (g,) = flat.scratch(r, 1)
+            adam_step(flat, r, flat.gradient(r, out=g), group, out=r.of(flat.work))
+        for stack in flat.stacks if group["orthogonalise"] else ():
+            if len(stack.shape) == 2 and min(stack.shape) >= group["ortho_threshold"]:
+                step, m = stack.of(flat.work), stack.of(flat.vectors["exp_avg"])
+                m_hat = wide(m) / (1 - group["betas"][0] ** flat.t(stack))
+                Q = orthogonalise(m_hat, iterations=group["ns_iters"], eps=group["eps"])
+                step.copy_(-rescaled(Q, like=wide(step)))
+        for r in flat.ranges:
+            apply_(flat, r, r.of(flat.work), group)
 
 
 SPEC = OptimizerSpec(
@@ -101,5 +88,8 @@ SPEC = OptimizerSpec(
     constructor=UniversalMuonStable,
     defaults={"lr": 1e-3},
     search=learning_rate_search(1e-3),
+    groups=by_matrix_role(matrix={}, other={"orthogonalise": False}),
+    matrix_algorithm=True,
+    revision=2,
     reference="Ours, after Muon, https://kellerjordan.github.io/posts/muon/, and https://arxiv.org/abs/2502.16982",
 )

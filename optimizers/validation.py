@@ -46,6 +46,13 @@ def require_betas(owner: str, value: Any) -> None:
         raise _refuse(owner, "betas", value, "two finite numbers, each >= 0 and < 1")
 
 
+def require_factors(owner: str, name: str, value: Any, *, count: int) -> None:
+    """`count` finite numbers >= 0."""
+    fits = isinstance(value, (tuple, list)) and len(value) == count
+    if not fits or not all(_is_number(factor) and factor >= 0 for factor in value):
+        raise _refuse(owner, name, value, f"{count} finite numbers >= 0")
+
+
 def require_range(owner: str, name: str, value: Any) -> None:
     """A pair (low, high) with 0 <= low <= high."""
     pair = isinstance(value, (tuple, list)) and len(value) == 2

@@ -181,7 +181,7 @@ def test_list_names_everything(tmp_path: Path):
     result = call("list", "--json", cwd=tmp_path)
     content = json.loads(result.stdout)
     assert {row["name"]: row["parameters"] for row in content["workloads"]}["documents"] == 10_686_592
-    assert len(content["optimizers"]) == 12
+    assert len(content["optimizers"]) == 29
     assert {row["name"] for row in content["protocols"]} == {"documents", "standard", "mini", "digits"}
     assert content["studies"] == []
 

@@ -3,13 +3,18 @@
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.errors import UsageError
-from bench.registry import entry, select
-from bench.spec import resolve
+from bench.optimizers.catalog import CATALOG
+from bench.protocol import Protocol, changed
+from bench.registry import entry, matrix_warnings, require_precision, select
+from bench.runner import prepare
+from bench.spec import Need, Role, RoledParameter, by_matrix_role, one_group, resolve
 from bench.workload import WORKLOADS
 
 PICKY = """
@@ -26,7 +31,7 @@ def names(*patterns: str) -> list[str]:
 
 def test_names_groups_globs_and_commas_select_each_once_in_order():
     assert names("adamw,sgd", "adam*") == ["adamw", "sgd", "adam"]
-    assert len(names("all")) == 8 and len(names("builtin")) == 12
+    assert len(names("all")) == 8 and len(names("builtin")) == 18
     assert names("universal_muon_*") == ["universal_muon_auto", "universal_muon_preserve", "universal_muon_stable"]
 
 
@@ -102,3 +107,91 @@ def test_workloads_leave_no_option_to_a_default(workload):
     ):
         accepted = set(inspect.signature(resolve(reference)).parameters) - given
         assert set(options) == accepted
+
+
+def roled(*roles: Role) -> list[RoledParameter]:
+    return [
+        RoledParameter(name=f"{i}.{role}", parameter=torch.nn.Parameter(torch.zeros(2, 3)), role=role)
+        for i, role in enumerate(roles)
+    ]
+
+
+def test_hidden_matrices_of_two_dimensions_are_a_group_of_their_own():
+    parameters = roled(Role.HEAD, Role.HIDDEN_MATRIX, Role.NORM, Role.HIDDEN_MATRIX, Role.HIDDEN_MATRIX)
+    parameters[4].parameter.data = torch.zeros(2, 3, 4)
+    policy = by_matrix_role(matrix={"a": 1}, other={"a": 2, "b": 3})
+    first, second = policy(parameters)
+    assert {key: value for key, value in first.items() if key != "params"} == {"a": 1}
+    assert {key: value for key, value in second.items() if key != "params"} == {"a": 2, "b": 3}
+    assert [id(w) for w in first["params"]] == [id(parameters[i].parameter) for i in (1, 3)]
+    assert [id(w) for w in second["params"]] == [id(parameters[i].parameter) for i in (0, 2, 4)]
+    assert [group["a"] for group in policy(parameters[:1])] == [2]
+    assert [group["a"] for group in policy(parameters[1:2])] == [1]
+
+
+def test_a_matrix_optimizer_that_is_given_embeddings_and_heads_is_warned_of():
+    spec = replace(CATALOG["custom_sgd"], name="mine", matrix_algorithm=True, groups=one_group)
+    parameters = roled(Role.EMBEDDING, Role.HIDDEN_MATRIX, Role.NORM, Role.HEAD)
+    (line,) = matrix_warnings(spec, parameters)
+    assert line == (
+        "mine is an algorithm for hidden matrices and is also given 2 embeddings or heads: 0.embedding, 3.head"
+    )
+    assert matrix_warnings(replace(spec, matrix_algorithm=False), parameters) == []
+    assert matrix_warnings(replace(spec, groups=by_matrix_role(matrix={}, other={"lr": 1})), parameters) == []
+    # Apart, but under the same settings.
+    assert matrix_warnings(replace(spec, groups=by_matrix_role(matrix={}, other={})), parameters) == [line]
+    assert len(matrix_warnings(spec, parameters[:1])) == 1
+    assert matrix_warnings(spec, roled(Role.HIDDEN_MATRIX, Role.CONVOLUTION)) == []
+
+
+def test_the_plan_of_a_study_holds_the_warnings(tiny: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(CATALOG, "muon", replace(CATALOG["muon"], groups=one_group))
+    plan = prepare("adamw,muon,m3", protocol=tiny, results=tmp_path)
+    (line,) = plan.warnings
+    assert line.startswith("muon is an algorithm for hidden matrices and is also given 8 embeddings or heads: ")
+    assert "text_encoder.embedding.weight" in line and "decoders.audio.8.weight" in line
+
+
+@pytest.mark.parametrize("need", [Need.CLOSURE, Need.SECOND_ORDER])
+def test_scaled_gradients_are_refused_where_they_cannot_work(tiny: Protocol, tmp_path: Path, need: Need):
+    spec = replace(CATALOG["sgd"], needs=frozenset({need}))
+    require_precision(spec, "float32")
+    with pytest.raises(UsageError, match=f"optimizer sgd: precision is 'fp16'.* {need}; allowed are"):
+        require_precision(spec, "fp16")
+    half = changed(tiny, {"precision": "fp16"}, "test")
+    with pytest.raises(UsageError, match="optimizer lbfgs: precision is 'fp16'"):
+        prepare("lbfgs", protocol=half, results=tmp_path)
+    assert prepare("adamw", protocol=half, results=tmp_path).runs
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_class_of_a_catalog_entry_has_the_entrys_ways():
+    assert entry("torch.optim:LBFGS").needs == {Need.CLOSURE}
+    muon = entry("bench.optimizers.muon:Muon")
+    assert muon.groups is CATALOG["muon"].groups and muon.matrix_algorithm
+    assert entry("torch.optim:Rprop").groups is one_group
+
+
+def test_an_unknown_class_is_guessed_and_the_list_is_short():
+    with pytest.raises(UsageError) as error:
+        entry("torch.optim:adamw")
+    assert str(error.value).startswith("optimizer 'torch.optim:adamw': unknown class 'adamw': did you mean 'AdamW'?")
+    assert len(str(error.value)) < 300
+
+
+NO_RATE = """
+import torch
+class Mine(torch.optim.Optimizer):
+    def __init__(self, params, **settings):
+        super().__init__(params, {"rate": 1.0})
+"""
+
+
+def test_settings_that_a_class_swallows_are_refused(tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(NO_RATE)
+    with pytest.raises(UsageError, match=r"optimizer mine.py:Mine: its parameter groups have no lr"):
+        select([f"{path}:Mine"], {}, "default")
+    path.write_text(NO_RATE.replace('"rate": 1.0', '"lr": 1.0').replace("params, **", "params, lr=1.0, **"))
+    with pytest.raises(UsageError, match=r"optimizer mine.py:Mine: unknown hyper-parameter 'momentun'"):
+        select([f"{path}:Mine"], {"mine.py:Mine": {"momentun": 0.9}}, "default")

@@ -92,7 +92,7 @@ def test_frame_has_a_row_a_run(tiny: Protocol, tmp_path: Path):
 
 def test_every_entry_of_the_catalog_finishes_a_study(tiny: Protocol, tmp_path: Path):
     study = bench.run("builtin", protocol=tiny, epochs=1, seeds=1, results=tmp_path)
-    assert len(study.records) == 12
+    assert len(study.records) == 18
     assert {r.outcome for r in study.records} <= {Outcome.OK, Outcome.DIVERGED}
 
 

@@ -37,7 +37,7 @@ def test_custom_adam_has_the_bits_of_torch_adam(settings):
     generator = torch.Generator().manual_seed(1)
     ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     theirs = [torch.nn.Parameter(w.detach().clone()) for w in ours]
-    optimizers = CustomAdam(ours, **settings), torch.optim.Adam(theirs, **settings)
+    optimizers = CustomAdam(ours, **settings), torch.optim.Adam(theirs, **settings, fused=True)
     for step in range(400):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator) * 10.0 ** (step % 5 - 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.optimizers.gda2 import GDA2, mixed_step, solve, transition_weights
+from bench.optimizers.gda2 import GDA2, Products, correction, solve, transition_weights
 
 SHAPES = [(), (5,), (4, 3), (2, 3, 2, 2)]
 
@@ -166,7 +166,8 @@ def test_transition_weights_by_hand():
     # s = (1, 0), y = (-1, 0): cos -1: 1e-8. Their mean is 1.55 / 3 to 1e-8; curvature (2 + 1/30 + 1) / 3.
     S = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 0.0]], dtype=torch.float64)
     Y = torch.tensor([[2.0, 0.0], [0.1, 0.0], [-1.0, 0.0]], dtype=torch.float64)
-    weight, curvature = transition_weights(S, Y, cos_shift=0.1, w_clip=(0.1, 10.0))
+    products = (S * S).sum(1), (S * Y).sum(1), (Y * Y).sum(1)
+    weight, curvature = transition_weights(*products, cos_shift=0.1, w_clip=(0.1, 10.0))
     expected = torch.tensor([0.55, 1.0, 1e-8], dtype=torch.float64) / ((1.55 + 1e-8) / 3)
     torch.testing.assert_close(weight, expected, rtol=1e-12, atol=0)
     assert curvature.item() == pytest.approx((2 + 1 / 30 + 1) / 3, rel=1e-12)
@@ -180,10 +181,10 @@ def test_solve_adds_a_ridge_to_a_singular_system_alone():
 
 
 def test_a_correction_that_is_not_finite_gives_way_to_the_base_step():
-    f, g = torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])
-    broken = torch.full((2, 2), torch.nan)
+    one, pair, broken = torch.ones(()), torch.ones(2), torch.full((2, 2), torch.nan)
+    products = Products(FF=broken, Ff=pair, SS=torch.eye(2), Sg=pair, sy=pair, yy=pair, ff=one, fg=-one)
     settings = {"reg": 1e-2, "nu": 0.5, "tau": 1.5, "cos_shift": 0.1, "w_clip": (0.1, 10.0)}
-    assert torch.equal(mixed_step(f, g, broken, torch.ones(2, 2), torch.ones(2, 2), **settings), f)
+    assert torch.equal(correction(products, settings), torch.zeros(2))
 
 
 def test_another_set_of_gradients_restarts_the_history_and_keeps_the_moments():

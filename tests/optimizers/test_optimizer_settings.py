@@ -7,7 +7,7 @@ import torch
 
 from bench.optimizers.catalog import CATALOG
 
-OWN = sorted(set(CATALOG) - {"sgd", "adam", "adamw"})
+OWN = sorted(name for name, spec in CATALOG.items() if getattr(spec.constructor, "__module__", "").startswith("bench."))
 
 
 def parameter():
@@ -46,6 +46,15 @@ REFUSED = {
         ("trust_region", float("nan")),
         ("use_weighting", 1),
     ],
+    "dmgd": [("beta", 1.0), ("mlp_lr", -1.0), ("signed_sqrt", 1), ("seed", -1), ("seed", 0.5)],
+    "m3": [
+        ("betas", (0.9, 0.999)),
+        ("betas", (0.9, -0.1, 0.9)),
+        ("alpha", -1.0),
+        ("ns_steps", 2.5),
+        ("chunk", 0),
+        ("orthogonalise", 1),
+    ],
     "custom_sgd": [("momentum", 1.0), ("momentum", -0.1)],
     "anderson_gda": [("beta", -1.0), ("anderson_m", 1.5), ("eps", -1e-8)],
     "muon": [
@@ -59,8 +68,8 @@ REFUSED = {
 }
 ANY_BAD_NUMBER = [-1.0, float("nan"), float("inf"), None, "0.1", True, torch.tensor(0.1)]
 CASES = [(name, "lr", value) for name in OWN for value in ANY_BAD_NUMBER]
-CASES += [(name, "weight_decay", -0.5) for name in OWN if name != "anderson_gda"]
-CASES += [(name, "eps", float("nan")) for name in OWN if name != "custom_sgd"]
+CASES += [(name, "weight_decay", -0.5) for name in OWN if name not in ("anderson_gda", "dmgd", "m3")]
+CASES += [(name, "eps", float("nan")) for name in OWN if name not in ("custom_sgd", "dmgd")]
 CASES += [(name, hyperparameter, value) for name, cases in REFUSED.items() for hyperparameter, value in cases]
 
 

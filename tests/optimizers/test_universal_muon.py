@@ -52,6 +52,11 @@ class Reference:
         return s * Z @ d if rows <= columns else d @ (s * Z)
 
 
+def orthogonalised(d: torch.Tensor, **settings) -> torch.Tensor:
+    """One matrix as a batch of one."""
+    return orthogonalise(d.unsqueeze(0), **settings).squeeze(0)
+
+
 def dominated(n: int, generator: torch.Generator) -> torch.Tensor:
     """A matrix [n, n] with one large singular value, as momenta have: its square is nearly n times the mean square."""
     left, right = torch.randn(n, 1, generator=generator), torch.randn(1, n, generator=generator)
@@ -96,10 +101,10 @@ def test_orthogonalise_by_hand():
     # One iteration: Z = 1.5 - 0.5 T = diag(1.4, 0.6); result s Z d = diag(1.4, 1.8) / sqrt(5).
     d = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
     expected = torch.diag(torch.tensor([1.4, 1.8], dtype=torch.float64)) / 5**0.5
-    torch.testing.assert_close(orthogonalise(d, iterations=1, eps=0.0), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(orthogonalised(d, iterations=1, eps=0.0), expected, rtol=1e-14, atol=0)
     # eps = 1: G = diag(2, 10), s² = 1/6, T = diag(1/3, 5/3), Z = diag(4/3, 2/3); result diag(4/3, 2) / sqrt(6).
     expected = torch.diag(torch.tensor([4 / 3, 2.0], dtype=torch.float64)) / 6**0.5
-    torch.testing.assert_close(orthogonalise(d, iterations=1, eps=1.0), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(orthogonalised(d, iterations=1, eps=1.0), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
@@ -107,11 +112,11 @@ def test_orthogonalise_finds_the_polar_factor_where_it_converges(shape):
     generator = torch.Generator().manual_seed(6)
     u, _, vh = torch.linalg.svd(torch.randn(shape, generator=generator, dtype=torch.float64), full_matrices=False)
     d = u @ torch.diag(torch.linspace(0.7, 1.3, min(shape), dtype=torch.float64)) @ vh
-    torch.testing.assert_close(orthogonalise(d, iterations=12, eps=0.0), u @ vh, rtol=0, atol=1e-12)
+    torch.testing.assert_close(orthogonalised(d, iterations=12, eps=0.0), u @ vh, rtol=0, atol=1e-12)
 
 
 def test_a_matrix_without_trace_is_returned():
-    assert torch.equal(orthogonalise(torch.zeros(3, 4), iterations=3, eps=0.0), torch.zeros(3, 4))
+    assert torch.equal(orthogonalised(torch.zeros(3, 4), iterations=3, eps=0.0), torch.zeros(3, 4))
 
 
 def test_a_negligible_norm_is_not_rescaled():
@@ -121,7 +126,7 @@ def test_a_negligible_norm_is_not_rescaled():
 
 
 def test_step_scale_by_hand():
-    wide, large, vector = torch.empty(64, 400), torch.empty(300, 400), torch.empty(400)
+    wide, large, vector = torch.Size((64, 400)), torch.Size((300, 400)), torch.Size((400,))
     assert [step_scale(w, "adaptive") for w in (wide, large, vector)] == [0.5, 1.0, 1.0]
     assert [step_scale(w, "spectral") for w in (wide, large, vector)] == [20.0, 20.0, 1.0]
     assert [step_scale(w, None) for w in (wide, large, vector)] == [1.0, 1.0, 1.0]
@@ -133,7 +138,7 @@ def test_an_eigenvalue_above_three_makes_the_iteration_grow():
     eigenvalues = torch.linalg.eigvalsh(d @ d.T)
     assert eigenvalues[-1] / eigenvalues.mean() > 43
     orthogonal_norm = 128**0.5
-    norms = [orthogonalise(d, iterations=k, eps=1e-8).norm().item() / orthogonal_norm for k in (1, 2, 3, 4)]
+    norms = [orthogonalised(d, iterations=k, eps=1e-8).norm().item() / orthogonal_norm for k in (1, 2, 3, 4)]
     assert norms[0] > 5
     assert all(after > 1e3 * before for before, after in pairwise(norms))
 

@@ -1,0 +1,142 @@
+"""One optimizer step, in the way its entry's needs ask for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+
+from bench.clock import StepTimer
+from bench.datasets.samples import Samples
+from bench.models.dropout import DropoutStream
+from bench.objective import pair_losses
+from bench.protocol import Protocol
+from bench.spec import Need
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(protocol: Protocol, device: torch.device) -> torch.autocast:
+    """The protocol's precision as a context."""
+    dtype = AUTOCAST.get(protocol.precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a forward and a backward pass found; the gradients are left on the parameters."""
+
+    pairs: tuple[str, ...]
+    losses: Tensor  # [pairs]
+    gradient_norm: Tensor  # before clipping
+
+
+class OptimizerStep:
+    """Takes a run's steps. Nothing is read back from the device, unless the optimizer does or the precision is fp16."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        needs: frozenset[Need],
+        model: nn.Module,
+        dropout: DropoutStream,
+        protocol: Protocol,
+        device: torch.device,
+    ) -> None:
+        self._optimizer, self._needs, self._model, self._dropout = optimizer, needs, model, dropout
+        self._protocol, self._device = protocol, device
+        self._parameters = list(model.parameters())  # walking the modules costs 0.4 ms a step
+        self._scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
+        self._step_timer, self._first_evaluation = StepTimer(device), StepTimer(device)
+        self.last_losses = torch.zeros(0)  # of each pair, of the latest evaluation
+        self.skipped = 0
+
+    def __call__(self, batch: Samples, step: int, watch: AbstractContextManager[None]) -> Evaluation:
+        """Take step number `step` on a batch, the optimizer's part of it inside `watch`; returns the first evaluation.
+
+        Raises `RuntimeError` where an optimizer that needs a closure does not call it.
+        """
+        if Need.CLOSURE in self._needs:
+            evaluation = self._step_with_closure(batch, step, watch)
+        else:
+            evaluation = self._evaluate(batch, step)
+            loss = evaluation.losses.sum() if Need.LOSS_VALUE in self._needs else None
+            closure = () if loss is None else (lambda: loss,)
+            with watch, self._step_timer.measure():
+                self._scaler.step(self._optimizer, *closure)
+        scale = self._scaler.get_scale()
+        self._scaler.update()
+        self.skipped += self._scaler.get_scale() < scale
+        if Need.SECOND_ORDER in self._needs:
+            # Such gradients hold the graph and the graph holds the parameters: a cycle that would outlive the step.
+            self._optimizer.zero_grad(set_to_none=True)
+        return evaluation
+
+    def _step_with_closure(self, batch: Samples, step: int, watch: AbstractContextManager[None]) -> Evaluation:
+        """A step whose optimizer evaluates loss and gradients itself, every time under the step's dropout masks.
+
+        Running statistics count the batch once, as in any other step: what later evaluations add is taken back.
+        """
+        first: list[Evaluation] = []
+        buffers = list(self._model.buffers())
+        counted: list[Tensor] = []
+
+        def closure() -> Any:  # torch says float, and takes tensors
+            with torch.enable_grad(), nullcontext() if first else self._first_evaluation.measure():
+                evaluation = self._evaluate(batch, step)
+            if not first:
+                first.append(evaluation)
+                counted.extend(buffer.clone() for buffer in buffers)
+            return evaluation.losses.sum()
+
+        with watch, self._step_timer.measure():
+            self._optimizer.step(closure)
+        if not first:
+            raise RuntimeError(f"{type(self._optimizer).__name__}: declared to need a closure, but did not call it")
+        for buffer, value in zip(buffers, counted, strict=True):
+            buffer.copy_(value)
+        return first[0]
+
+    def _evaluate(self, batch: Samples, step: int) -> Evaluation:
+        """Loss and clipped gradients of a batch at the present weights, under the dropout masks of `step`."""
+        self._dropout.start_step(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        second_order = Need.SECOND_ORDER in self._needs
+        with autocast(self._protocol, self._device), _twice_differentiable() if second_order else nullcontext():
+            embeddings = self._model(batch.inputs(), batch.text_mask_NL, self._dropout)
+        workload = self._protocol.workload
+        losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
+                             multi_positive=workload.multi_positive)  # fmt: skip
+        step_losses = torch.stack(list(losses.values()))
+        self.last_losses = step_losses.detach()
+        with _silent_about_the_cycle() if second_order else nullcontext():
+            self._scaler.scale(step_losses.sum()).backward(create_graph=second_order)
+        self._scaler.unscale_(self._optimizer)
+        limit = self._protocol.clip_norm or float("inf")
+        gradient_norm = nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
+        return Evaluation(pairs=tuple(losses), losses=self.last_losses, gradient_norm=gradient_norm)
+
+    def seconds(self) -> float:
+        """Time the steps took beyond one forward and one backward pass each; waits for the device."""
+        return self._step_timer.seconds() - self._first_evaluation.seconds()
+
+
+def _twice_differentiable() -> AbstractContextManager[Any]:
+    """Attention by plain matrix products: the gradients of the fused kernels have no gradient."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextmanager
+def _silent_about_the_cycle() -> Iterator[None]:
+    """Without torch's warning of the cycle that `OptimizerStep` breaks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph=True", UserWarning)
+        yield
