@@ -213,15 +213,15 @@ def table(speeds: OptimizerSpeeds) -> Group:
     from rich.text import Text
 
     shown = Table(title=f"Step time on {speeds.tensors} tensors, {speeds.parameters:,} parameters ({speeds.protocol})",
-                  title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))  # fmt: skip
-    shown.add_column("optimizer", overflow="fold")
-    for heading in ("ms", "quartiles", "× fused AdamW", "plain / this", "floor", "state B/p"):
-        shown.add_column(heading, justify="right")
+                  title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))  # fmt: skip
+    shown.add_column("optimizer", no_wrap=True)
+    for heading in ("ms", "quartiles", "× AdamW", "plain/this", "floor", "state"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for row in speeds.rows:
         shown.add_row(
             row.optimizer if not row.form else f"  {row.form}",
-            f"{row.milliseconds:.2f}",
-            f"{row.low:.2f}–{row.high:.2f}",
+            f"{row.milliseconds:.4g}",
+            f"{row.low:.3g}–{row.high:.3g}",
             f"{row.times_baseline:.2f}",
             "" if row.plain_over_this is None else f"{row.plain_over_this:.2f}",
             f"{row.floor_share:.0%}",
@@ -234,10 +234,11 @@ def legend(speeds: OptimizerSpeeds) -> str:
     """What the columns mean and under what conditions they were measured."""
     load = "unknown" if speeds.foreign is None else f"{speeds.foreign:.2f} cores"
     lines = [
-        "plain / this: the plain form's time over this one's; floor: the time that the bytes a step must move "
-        f"(weights, gradients, state) take at the measured {speeds.bandwidth / 1e9:.0f} GB/s, over its time.",
+        "× AdamW: times fused AdamW; plain/this: the plain form's time over this one's; floor: the time that the bytes "
+        "a step must move (weights, gradients, state) take at the measured "
+        f"{speeds.bandwidth / 1e9:.0f} GB/s, over its time; state: bytes a weight.",
         f"Medians of {speeds.rounds} interleaved rounds ({speeds.dropped} dropped; foreign load {load}) on "
-        f"{speeds.processor}, {speeds.device}, {speeds.threads} threads.",
+        f"{speeds.processor}, {speeds.device}, {speeds.threads} thread{'s' * (speeds.threads > 1)}.",
     ]
     lines += [f"Not timed: {name} (its step needs {need})." for name, need in speeds.untimed.items()]
     return "\n".join(lines)

@@ -94,6 +94,12 @@ class Stack:
         """The stack's part of a vector [n] as [count, *shape]."""
         return x[self.start : self.stop].view((self.count, *self.shape))
 
+    def parts(self, limit: int = RANGE_ELEMENTS) -> Iterator[slice]:
+        """Slices of the stack's tensors with about `limit` elements: temporaries of that size stay in the cache."""
+        count = max(1, limit // max(1, self.shape.numel()))
+        for first in range(0, self.count, count):
+            yield slice(first, first + count)
+
 
 def stacks_of(tensors: Sequence[Tensor], ages: Sequence[int]) -> list[Stack]:
     """The stacks of tensors that are ordered by age and shape."""

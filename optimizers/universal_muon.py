@@ -54,14 +54,15 @@ def orthogonalise(d: Tensor, *, iterations: int, eps: float) -> Tensor:
     G.diagonal(dim1=-2, dim2=-1).add_(eps)
     trace = G.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=wide(G).dtype)[..., None, None]
     s = (trace / G.shape[-1]).rsqrt()
-    Y, Z = (s**2 * G).to(d.dtype), torch.eye(G.shape[-1], dtype=d.dtype, device=d.device)
+    identity = torch.eye(G.shape[-1], dtype=d.dtype, device=d.device)
+    Y, Z = (s**2 * G).to(d.dtype), identity
     for i in range(iterations):
         T = Y if i == 0 else Z @ Y
         Z = 1.5 * Z - 0.5 * T if i == 0 else torch.baddbmm(Z, T, Z, beta=1.5, alpha=-0.5)
         if i + 1 < iterations:
             Y = torch.baddbmm(Y, Y, T, beta=1.5, alpha=-0.5)
-    root = (s * Z).to(d.dtype)
-    return torch.where(trace <= 0, d, root @ d if wider else d @ root)
+    root = torch.where(trace <= 0, identity, (s * Z).to(d.dtype))
+    return root @ d if wider else d @ root
 
 
 def rescaled(x: Tensor, like: Tensor) -> Tensor:
@@ -86,15 +87,15 @@ def step_scale(shape: torch.Size, scale_mode: str | None) -> float:
     return min(1.0, (min(shape) / FULL_SIZE) ** 0.5)
 
 
-def orthogonal_step(m: Tensor, v: Tensor, group: dict[str, Any], t: int) -> Tensor:
-    """-lr d / D for matrices of one shape, d orthogonalised, from their moments. [tensors, m, n]"""
+def orthogonal_step(m: Tensor, v: Tensor, group: dict[str, Any], t: int, out: Tensor) -> None:
+    """-lr d / D for matrices of one shape, d orthogonalised, from their moments, to `out`. [tensors, m, n]"""
     beta1, beta2 = group["betas"]
-    d = m / (1 - beta1**t)
-    working = d.bfloat16() if group["ns_dtype"] == "bfloat16" else wide(d)
-    Q = orthogonalise(working, iterations=group["ns_iters"], eps=group["eps"]).to(wide(d).dtype)
+    d = wide(m) / (1 - beta1**t)
+    working = d.bfloat16() if group["ns_dtype"] == "bfloat16" else d
+    Q = orthogonalise(working, iterations=group["ns_iters"], eps=group["eps"])
     if group["ortho_mode"] == "preserve_magnitude":
-        Q = rescaled(Q, like=wide(d))
-    return Q.div_(denominator(v, t=t, beta2=beta2, eps=group["eps"])).mul_(-group["lr"])
+        Q = rescaled(Q.to(d.dtype), like=d)
+    torch.div(Q, denominator(v, t=t, beta2=beta2, eps=group["eps"]), out=out).mul_(-group["lr"])
 
 
 class UniversalMuon(FlatOptimizer):
@@ -139,7 +140,8 @@ class UniversalMuon(FlatOptimizer):
             step, scale = stack.of(flat.work), step_scale(stack.shape, group["scale_mode"])
             if is_orthogonalised(stack.shape, group):
                 m, v = (stack.of(flat.vectors[name]) for name in MOMENTS)
-                step.copy_(orthogonal_step(m, v, group, flat.t(stack)))
+                for part in stack.parts():
+                    orthogonal_step(m[part], v[part], group, flat.t(stack), out=step[part])
             if scale != 1:
                 step.mul_(scale)
         for r in flat.ranges:
