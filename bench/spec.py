@@ -45,9 +45,11 @@ class RoledParameter:
 class Need(StrEnum):
     """What an optimizer asks of the training loop beyond `step()` after `backward()`."""
 
-    # optimizer.train() before training, optimizer.eval() before weights are read: evaluation, checkpoints.
+    # optimizer.train() before training, optimizer.eval() before weights are read: evaluation, checkpoints. Running
+    # statistics of the network are gathered anew for the weights that are read.
     TRAIN_EVAL_SWITCH = "train_eval_switch"
-    # step(closure) with a closure that computes loss and gradients anew, as often as the optimizer calls it.
+    # step(closure) with a closure that computes loss and gradients anew, as often as the optimizer calls it. Gradients
+    # are not clipped then.
     CLOSURE = "closure"
     # step(closure) with a closure that returns the loss already computed.
     LOSS_VALUE = "loss_value"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 BASELINE = "fused AdamW"
+WARMUP_STEPS = 8  # histories are full
 UNTIMED = (Need.CLOSURE, Need.SECOND_ORDER)  # their step includes backward passes
 
 
@@ -69,7 +70,7 @@ class OptimizerSpeeds:
 
 @dataclass(slots=True, kw_only=True)
 class _Candidate:
-    """An optimizer over its own copy of the weights; all share the gradients."""
+    """An optimizer over its own copies of weights and gradients: some libraries write to gradients."""
 
     optimizer: Optimizer
     moved_bytes: int  # weights, gradients and state read once, and what a step changes written once
@@ -96,27 +97,56 @@ def gradients_of(protocol: Protocol, data_dir: Path | None, device: torch.device
 
 
 def _copy(roled: Sequence[RoledParameter]) -> list[RoledParameter]:
-    """Parameters of their own with the same gradients."""
+    """Parameters of their own with equal gradients of their own."""
     copies = []
     for p in roled:
+        assert p.parameter.grad is not None
         parameter = nn.Parameter(p.parameter.detach().clone())
-        parameter.grad = p.parameter.grad
+        parameter.grad = p.parameter.grad.clone()
         copies.append(RoledParameter(name=p.name, parameter=parameter, role=p.role))
     return copies
 
 
 def _candidate(build: Callable[[Sequence[RoledParameter]], Optimizer], roled: Sequence[RoledParameter]) -> _Candidate:
-    """An optimizer past its first steps, and the bytes that its next one moves."""
+    """An optimizer past its first steps, on a gradient that varies, and the bytes that a step of it moves."""
     parameters = _copy(roled)
     optimizer = build(parameters)
-    for _ in range(8):  # histories are full
+    for step in range(WARMUP_STEPS):
+        _vary_gradients(parameters, roled, step)
         optimizer.step()
-    kept = [x for p in parameters for x in (p.parameter.detach(), *_tensors(dict(optimizer.state[p.parameter])))]
-    before = [x.clone() for x in kept]
+    before = {id(x): x.clone() for x in _kept(parameters, optimizer)}
+    _vary_gradients(parameters, roled, WARMUP_STEPS)
     optimizer.step()
-    changed = sum(int((a != b).sum()) * a.element_size() for a, b in zip(before, kept, strict=True))
-    read = sum(x.numel() * x.element_size() for x in kept) + sum(_bytes(p.parameter.grad) for p in parameters)
-    return _Candidate(optimizer=optimizer, moved_bytes=read + changed)
+    kept = _kept(parameters, optimizer)
+    written = sum(_written_bytes(before.get(id(x)), x) for x in kept)
+    read = sum(_bytes(x) for x in kept) + sum(_bytes(p.parameter.grad) for p in parameters)
+    return _Candidate(optimizer=optimizer, moved_bytes=read + written)
+
+
+def _vary_gradients(parameters: Sequence[RoledParameter], roled: Sequence[RoledParameter], step: int) -> None:
+    """Give the parameters the measured gradients, a tenth of noise added."""
+    generator = torch.Generator(roled[0].parameter.device).manual_seed(step)
+    for mine, given in zip(parameters, roled, strict=True):
+        g = given.parameter.grad
+        assert g is not None and mine.parameter.grad is not None
+        noise = torch.randn(g.shape, generator=generator, device=g.device)
+        mine.parameter.grad.copy_(g + 0.1 * g.std(correction=0) * noise)
+
+
+def _kept(parameters: Sequence[RoledParameter], optimizer: Optimizer) -> list[Tensor]:
+    """Weights and every tensor of the state."""
+    return [x for p in parameters for x in (p.parameter.detach(), *_tensors(dict(optimizer.state[p.parameter])))]
+
+
+def _written_bytes(before: Tensor | None, now: Tensor) -> int:
+    """Bytes of a kept tensor that a step wrote: all of it if it is new or anything in it changed.
+
+    Of a history [rows, ...] only the rows that changed.
+    """
+    if before is None or before.shape != now.shape or now.ndim == 0:
+        return _bytes(now)
+    changed = (before != now).flatten(1).any(1).float().mean() if now.ndim > 1 else (before != now).any()
+    return round(_bytes(now) * float(changed))
 
 
 def _tensors(value: Any) -> list[Tensor]:

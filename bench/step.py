@@ -56,7 +56,7 @@ class OptimizerStep:
         self._parameters = list(model.parameters())  # walking the modules costs 0.4 ms a step
         self._scaler = GradScaler(device.type, enabled=protocol.precision == "fp16")
         self._step_timer, self._first_evaluation = StepTimer(device), StepTimer(device)
-        self.last_losses = torch.zeros(0)  # of each pair, of the latest evaluation
+        self.last_losses = torch.zeros(0)  # of each pair, of the latest step's first evaluation
         self.skipped = 0
 
     def __call__(self, batch: Samples, step: int, watch: AbstractContextManager[None]) -> Evaluation:
@@ -103,10 +103,11 @@ class OptimizerStep:
             raise RuntimeError(f"{type(self._optimizer).__name__}: declared to need a closure, but did not call it")
         for buffer, value in zip(buffers, counted, strict=True):
             buffer.copy_(value)
+        self.last_losses = first[0].losses
         return first[0]
 
     def _evaluate(self, batch: Samples, step: int) -> Evaluation:
-        """Loss and clipped gradients of a batch at the present weights, under the dropout masks of `step`."""
+        """Loss and gradients of a batch at the present weights, clipped, under the dropout masks of `step`."""
         self._dropout.start_step(step)
         self._optimizer.zero_grad(set_to_none=True)
         second_order = Need.SECOND_ORDER in self._needs
@@ -120,7 +121,8 @@ class OptimizerStep:
         with _silent_about_the_cycle() if second_order else nullcontext():
             self._scaler.scale(step_losses.sum()).backward(create_graph=second_order)
         self._scaler.unscale_(self._optimizer)
-        limit = self._protocol.clip_norm or float("inf")
+        # A line search compares losses with slopes: with clipped gradients the two would belong to different functions.
+        limit = float("inf") if Need.CLOSURE in self._needs else self._protocol.clip_norm or float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         return Evaluation(pairs=tuple(losses), losses=self.last_losses, gradient_norm=gradient_norm)
 

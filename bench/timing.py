@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import statistics
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 FOREIGN_LIMIT = 0.1  # cores; a round beside more than this is dropped
+ROUND_SECONDS = 0.2  # at least: the system counts busy time in ticks of 0.01
 BANDWIDTH_ELEMENTS = 2**25  # float32, 128 MiB a vector: no cache holds two
 
 
@@ -75,19 +77,21 @@ def interleaved(
     device: torch.device,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Rounds:
-    """Time every candidate once a round, in turn; `rounds` count, those beside foreign load are repeated.
+    """Time every candidate in turn, round by round; `rounds` count, those beside foreign load are repeated.
 
-    Ends after twice the rounds; on a machine that is never quiet all of them count, and `kept` is 0.
+    A round has as many passes over the candidates as fill `ROUND_SECONDS`, and counts by their mean. Ends after twice
+    the rounds; where less than half of what was asked for was quiet, all of them count, and `kept` is 0.
     """
     seconds: list[tuple[float | None, dict[str, float]]] = []
     collecting = gc.isenabled()
     gc.disable()
     try:
+        passes = 1
         for _ in range(warmup):
-            _round(candidates, device)
+            passes = math.ceil(ROUND_SECONDS / max(sum(_round(candidates, device, 1).values()), ROUND_SECONDS / 100))
         load = ForeignLoad()
         while len(seconds) < 2 * rounds and sum(_is_quiet(cores) for cores, _ in seconds) < rounds:
-            taken = _round(candidates, device)
+            taken = _round(candidates, device, passes)
             seconds.append((load.cores(), taken))
             on_round(len(seconds))
             gc.collect()
@@ -95,6 +99,7 @@ def interleaved(
         if collecting:
             gc.enable()
     kept = [taken for cores, taken in seconds if _is_quiet(cores)]
+    kept = kept if len(kept) >= rounds / 2 else []
     counted = kept or [taken for _, taken in seconds]
     known = [cores for cores, _ in seconds if cores is not None]
     return Rounds(
@@ -109,14 +114,16 @@ def _is_quiet(cores: float | None) -> bool:
     return cores is None or cores <= FOREIGN_LIMIT
 
 
-def _round(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    taken = {}
-    for name, call in candidates.items():
-        _wait(device)
-        start = time.perf_counter()
-        call()
-        _wait(device)
-        taken[name] = time.perf_counter() - start
+def _round(candidates: Mapping[str, Callable[[], object]], device: torch.device, passes: int) -> dict[str, float]:
+    """Mean seconds of each candidate over some passes."""
+    taken = dict.fromkeys(candidates, 0.0)
+    for _ in range(passes):
+        for name, call in candidates.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            taken[name] += (time.perf_counter() - start) / passes
     return taken
 
 
@@ -138,5 +145,5 @@ def memory_bandwidth(device: torch.device, repeats: int = 7) -> float:
     x, y = (torch.ones(BANDWIDTH_ELEMENTS, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
-        best = min(best, _round({"add": lambda: y.add_(x)}, device)["add"])
+        best = min(best, _round({"add": lambda: y.add_(x)}, device, 1)["add"])
     return 3 * x.numel() * x.element_size() / best

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bench import environment
@@ -130,7 +131,9 @@ class Trainer:
             self._pair_names = evaluation.pairs
         assert totals is not None
         totals.losses = totals.pairs.sum(dim=1)
-        self._switch_weights(training=False)
+        if Need.TRAIN_EVAL_SWITCH in self.needs:
+            self._switch_weights(training=False)
+            self._gather_statistics(samples, order)
         return totals
 
     def _train_step(self, batch: Samples, *, watched: bool) -> Evaluation:
@@ -150,6 +153,21 @@ class Trainer:
         if Need.TRAIN_EVAL_SWITCH in self.needs:
             optimizer: Any = self.optimizer
             optimizer.train() if training else optimizer.eval()
+
+    @torch.no_grad()
+    def _gather_statistics(self, samples: Samples, order: Tensor) -> None:
+        """Running statistics for the weights at hand: the mean over the epoch's batches."""
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean
+        for indices in order.split(self.protocol.batch_size) if norms else ():
+            batch = samples.take(indices)
+            with autocast(self.protocol, self.device):
+                self.model(batch.inputs(), batch.text_mask_NL, NO_DROPOUT)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     @torch.inference_mode()
     def embeddings(self, split: HeldOut) -> tuple[dict[str, Tensor], Samples]:

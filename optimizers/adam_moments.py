@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.optimizers.flat import FlatState, Range
+from bench.optimizers.flat import FlatState, Range, wide
 
 # What `adam_step` keeps of every parameter.
 MOMENTS: dict[str, tuple[int, ...]] = {"exp_avg": (), "exp_avg_sq": ()}
@@ -28,7 +28,7 @@ def fused_adam_(
 ) -> None:  # fmt: skip
     """One in-place step of Adam on contiguous w, m and v whose step numbers are t [], with L2 decay g + wd w."""
     beta1, beta2 = group["betas"]
-    torch._fused_adam_(
+    torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         ws, gs, ms, vs, [], ts, lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=coupled_decay, eps=group["eps"],
         amsgrad=False, maximize=False,
     )  # fmt: skip
@@ -43,5 +43,5 @@ def adam_step(flat: FlatState, r: Range, g: Tensor, group: dict[str, Any], *, ou
 
 
 def denominator(v: Tensor, *, t: int, beta2: float, eps: float) -> Tensor:
-    """D, of v's shape."""
-    return (v.sqrt() / (1 - beta2**t) ** 0.5).add_(eps)
+    """D, of v's shape, in float32 at least: eps is 0 in float16."""
+    return (wide(v).sqrt() / (1 - beta2**t) ** 0.5).add_(eps)

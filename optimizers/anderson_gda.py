@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
+from bench.optimizers.flat import wide
+from bench.optimizers.groupwise import GroupwiseOptimizer
 from bench.optimizers.validation import require_integer, require_number
 from bench.spec import OptimizerSpec, learning_rate_search
 

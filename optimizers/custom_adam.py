@@ -27,13 +27,15 @@ def custom_adam_(pairs: list[tuple[Tensor, Tensor]], states: list[dict[str, Any]
     """One in-place step on the weights w of pairs (w, g) and their states; g is not modified."""
     for (w, _), state in zip(pairs, states, strict=True):
         if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=w.device)
+            state["step"] = 0
             state["exp_avg"] = torch.zeros_like(w, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(w, memory_format=torch.contiguous_format)
-    ms, vs, ts = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-    torch._foreach_add_(ts, 1)
+        state["step"] += 1
+    ms, vs = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+    numbers = {state["step"] for state in states}  # one, unless some parameter has missed a gradient
+    ts = {t: torch.full((), float(t), dtype=torch.float32, device=pairs[0][0].device) for t in numbers}
     ws, gs = [w.contiguous() for w, _ in pairs], [g.contiguous() for _, g in pairs]  # no copies where they are so
-    fused_adam_(ws, gs, ms, vs, ts, group, coupled_decay=group["weight_decay"])
+    fused_adam_(ws, gs, ms, vs, [ts[state["step"]] for state in states], group, coupled_decay=group["weight_decay"])
     for (w, _), new in zip(pairs, ws, strict=True):
         if new is not w:
             w.copy_(new)

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
+from bench.optimizers.flat import wide
+from bench.optimizers.groupwise import GroupwiseOptimizer, by_dtype_and_device
 from bench.optimizers.validation import require_choice, require_integer, require_number
 from bench.spec import OptimizerSpec, learning_rate_search
 
@@ -80,24 +81,21 @@ class DMGD(GroupwiseOptimizer):
         require_integer("DMGD", "seed", group["seed"])
 
     def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        states = [self.state[w] for w, _ in pairs]
-        for (w, g), state in zip(pairs, states, strict=True):
-            if "mlp" not in state:
-                state["mlp"] = initial_mlp(group["seed"]).to(w.device, w.dtype)
-                state["momentum_buffer"] = torch.zeros_like(g, memory_format=torch.preserve_format)
-        # The tensors of a group may differ in dtype and device: the MLPs of each kind are one batch.
-        for kind in dict.fromkeys((w.dtype, w.device) for w, _ in pairs):
-            alike = [i for i, (w, _) in enumerate(pairs) if (w.dtype, w.device) == kind]
-            gradients = [wide(pairs[i][1]) for i in alike]
-            mlps = [states[i]["mlp"] for i in alike]
+        settings = {key: group[key] for key in ("lr", "beta", "signed_sqrt")}
+        for alike in by_dtype_and_device(pairs):  # their MLPs are one batch
+            states = [self.state[w] for w, _ in alike]
+            for (w, g), state in zip(alike, states, strict=True):
+                if "mlp" not in state:
+                    state["mlp"] = initial_mlp(group["seed"]).to(w.device, w.dtype)
+                    state["momentum_buffer"] = torch.zeros_like(g, memory_format=torch.preserve_format)
+            gradients, mlps = [wide(g) for _, g in alike], [state["mlp"] for state in states]
             mean = torch.stack([g.sum() / max(1, g.numel()) for g in gradients])
             target = torch.stack([g.abs().sum() / max(1, g.numel()) for g in gradients])
             batch = wide(torch.stack(mlps))  # a copy
             gates = gates_(batch, mean, target, mlp_lr=group["mlp_lr"])
             torch._foreach_copy_(mlps, list(batch.unbind()))  # pyright: ignore[reportPrivateImportUsage]
-            settings = {key: group[key] for key in ("lr", "beta", "signed_sqrt")}
-            for i, s in zip(alike, gates.unbind(), strict=True):
-                dmgd_(*pairs[i], states[i]["momentum_buffer"], s, **settings)
+            for (w, g), state, s in zip(alike, states, gates.unbind(), strict=True):
+                dmgd_(w, g, state["momentum_buffer"], s, **settings)
 
 
 SPEC = OptimizerSpec(

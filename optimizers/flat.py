@@ -16,13 +16,18 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 RANGE_ELEMENTS = 2**19  # measured on CPUs with 1 to 2 MB of cache a core: half and double cost 10 % more
 LONG_ROW = 2**15  # from here on a matrix-vector product beats multiplying and summing
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in the dtype of inner products and solves: float32, or float64 where `x` is float64. No copy if it is so."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Stack:
         """The stack's part of a vector [n] as [count, *shape]."""
         return x[self.start : self.stop].view((self.count, *self.shape))
 
-    def parts(self, limit: int = RANGE_ELEMENTS) -> Iterator[slice]:
+    def parts(self, limit: int) -> Iterator[slice]:
         """Slices of the stack's tensors with about `limit` elements: temporaries of that size stay in the cache."""
         count = max(1, limit // max(1, self.shape.numel()))
         for first in range(0, self.count, count):
@@ -128,14 +133,23 @@ def ranges_of(stacks: Sequence[Stack], tensors: Sequence[Tensor], limit: int) ->
     """The ranges of a layout: neighbouring parts of one age, together of at most `limit` elements, or a single part."""
     start = 0
     for age, members in itertools.groupby(stacks, lambda stack: stack.age):
-        parts = [part for stack in members for part in parts_of(stack, tensors, limit)]
-        while parts:
-            stops = list(itertools.accumulate(sum(p.high - p.low for p in part) for part in parts))
-            count = max(1, sum(stop <= limit for stop in stops))
-            pieces = tuple(itertools.chain.from_iterable(parts[:count]))
-            yield Range(start, start + stops[count - 1], age, tuple(_blocks(parts[:count])), pieces)
-            start += stops[count - 1]
-            del parts[:count]
+        parts: list[list[Piece]] = []
+        size = 0
+        for part in itertools.chain.from_iterable(parts_of(stack, tensors, limit) for stack in members):
+            length = sum(p.high - p.low for p in part)
+            if parts and size + length > limit:
+                yield _range(start, age, parts)
+                start, parts, size = start + size, [], 0
+            parts.append(part)
+            size += length
+        if size:
+            yield _range(start, age, parts)
+            start += size
+
+
+def _range(start: int, age: int, parts: Sequence[list[Piece]]) -> Range:
+    blocks = tuple(_blocks(parts))
+    return Range(start, start + blocks[-1].stop, age, blocks, tuple(itertools.chain.from_iterable(parts)))
 
 
 def _blocks(parts: Sequence[list[Piece]]) -> Iterator[Block]:
@@ -154,6 +168,8 @@ class FlatState:
     [tensors, *shape] in the dtype of inner products. `tensors` are the parameters in the layout's order.
     """
 
+    WORKSPACE: ClassVar[tuple[str, ...]] = ("_scratch", "work")  # of no meaning after a step
+
     def __init__(
         self,
         parameters: Sequence[Tensor],
@@ -168,48 +184,60 @@ class FlatState:
         self.tensors = [parameters[i] for i in order]
         self._states = [state[w] for w in self.tensors]
         self.stacks = stacks_of(self.tensors, [ages[i] for i in order])
-        like = self.tensors[0]
-        limit = RANGE_ELEMENTS if like.device.type == "cpu" else max(1, self.stacks[-1].stop)
-        self.ranges = list(ranges_of(self.stacks, self.tensors, limit))
+        self._ages = [ages[i] for i in order]
         self._steps = 0
-        n = self.stacks[-1].stop
-        self._scratch = like.new_empty(4, max((r.stop - r.start for r in self.ranges), default=0))
-        self.vectors = {name: like.new_zeros(*lead, n) for name, lead in vectors.items()}
+        like, n = self.tensors[0], self.stacks[-1].stop
+        self.limit = RANGE_ELEMENTS if like.device.type == "cpu" else max(1, n)
+        self.ranges = list(ranges_of(self.stacks, self.tensors, self.limit))
+        self._scratch: list[Tensor] = []
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self.vectors = {name: like.new_zeros(*lead, n) for name, lead in vectors.items()}
         self.products = {name: like.new_zeros(len(order), *shape, dtype=wide) for name, shape in products.items()}
-        self._views = [self._take_in(i) for i in range(len(order))]
-        self._places = [w.data_ptr() for w in self.tensors]
+        self._views = list(self._take_in())
+        self._places = [(w.data_ptr(), w.stride()) for w in self.tensors]
         self._weights = {
             r.start: [_piece(w, p) for p in r.pieces for w in (self.tensors[p.index],)] for r in self.ranges
         }
 
-    def _take_in(self, index: int) -> dict[str, Tensor]:
-        """Views of a tensor's part, holding what its state held, which they replace."""
-        w, state = self.tensors[index], self._states[index]
-        stack = next(s for s in self.stacks if s.first <= index < s.first + s.count)
-        start = stack.start + (index - stack.first) * w.numel()
-        views = {
-            name: x[..., start : start + w.numel()].view((*x.shape[:-1], *w.shape)) for name, x in self.vectors.items()
-        } | {name: x[index] for name, x in self.products.items()}
-        if "step" in state:
+    def _take_in(self) -> Iterator[dict[str, Tensor]]:
+        """Views of each tensor's part, which replace what its state held, and take its content where shapes agree."""
+        start = 0
+        for index, (w, state) in enumerate(zip(self.tensors, self._states, strict=True)):
+            stop = start + w.numel()
+            views = {name: x[..., start:stop].view((*x.shape[:-1], *w.shape)) for name, x in self.vectors.items()}
+            views |= {name: x[index] for name, x in self.products.items()}
             for name, view in views.items():
-                view.copy_(state[name])
-        state.setdefault("step", 0)
-        state.update(views)
-        return views
-
-    @cached_property
-    def work(self) -> Tensor:
-        """A vector [n] for one step's values, kept between steps but no state."""
-        return self.tensors[0].new_empty(self.stacks[-1].stop)
+                if name in state and state[name].shape == view.shape:
+                    view.copy_(state[name])
+            state.setdefault("step", 0)
+            state.update(views)
+            yield views
+            start = stop
 
     def is_of(self, parameters: Sequence[Tensor], state: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether these are the parameters, in this order, and their state still is the one laid out here."""
         same = len(parameters) == len(self._given) and all(map(operator.is_, parameters, self._given))
         return same and all(
-            state[w] is known and w.data_ptr() == place and all(known.get(name) is view for name, view in views.items())
-            for w, known, views, place in zip(self.tensors, self._states, self._views, self._places, strict=True)
+            state[w] is known
+            and known["step"] == age + self._steps
+            and (w.data_ptr(), w.stride()) == place
+            and all(known.get(name) is view for name, view in views.items())
+            for w, known, age, views, place in zip(
+                self.tensors, self._states, self._ages, self._views, self._places, strict=True
+            )
         )
+
+    def release(self, parameters: Sequence[Tensor]) -> None:
+        """Give the tensors that are not among `parameters` memory of their own, so that this state's can be freed."""
+        staying = set(parameters)
+        for w, state, views in zip(self.tensors, self._states, self._views, strict=True):
+            if w not in staying:
+                state.update({name: view.clone() for name, view in views.items() if state.get(name) is view})
+
+    @cached_property
+    def work(self) -> Tensor:
+        """A vector [n] for the values of one step."""
+        return self.tensors[0].new_empty(self.stacks[-1].stop)
 
     def advance(self) -> None:
         """Count a step of every parameter."""
@@ -227,13 +255,15 @@ class FlatState:
             stacks = list(members)
             yield slice(stacks[0].first, stacks[-1].first + stacks[-1].count), self.t(stacks[0])
 
-    def scratch(self, r: Range, count: int) -> tuple[Tensor, ...]:
+    def scratch(self, r: Range, count: int) -> list[Tensor]:
         """`count` vectors of the range's length with any content; every call hands out the same memory."""
-        return self._scratch[:count, : r.stop - r.start].unbind()
+        while len(self._scratch) < count:
+            self._scratch.append(self.tensors[0].new_empty(max(each.stop - each.start for each in self.ranges)))
+        return [x[: r.stop - r.start] for x in self._scratch[:count]]
 
     def gradient(self, r: Range, out: Tensor) -> Tensor:
-        """The gradients of a range, copied to `out` where they do not lie in one piece."""
-        parts = [_flat_piece(self.tensors[p.index].grad, p) for p in r.pieces]
+        """The gradients of a range, contiguous, copied to `out` where they do not lie in one piece."""
+        parts = [_flat_piece(self.tensors[p.index].grad, p).contiguous() for p in r.pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts, out=out)
 
     def weights(self, r: Range) -> list[Tensor]:
@@ -248,7 +278,7 @@ class FlatState:
 
 
 def _flat_piece(x: Tensor | None, piece: Piece) -> Tensor:
-    """A piece of a tensor as a vector, copied where the tensor is not contiguous."""
+    """A piece of a tensor as a vector: a view where its strides allow one, which may be strided itself."""
     assert x is not None
     flat = x.detach().reshape(-1)
     return flat if piece.whole else flat[piece.low : piece.high]

@@ -18,7 +18,6 @@ Anderson, "Iterative Procedures for Nonlinear Integral Equations", https://doi.o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,28 +25,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from bench.optimizers.adam_moments import MOMENTS, adam_step
-from bench.optimizers.flat import FlatState, Range
-from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
+from bench.optimizers.flat import FlatState, Range, wide
+from bench.optimizers.groupwise import FlatOptimizer, apply_
 from bench.optimizers.validation import require_adam_settings, require_integer, require_number, require_range
 from bench.spec import OptimizerSpec, learning_rate_search
 
 SMALLEST_WEIGHT = 1e-8
 SMALLEST_NORM = 1e-16
 SINGULAR_RIDGE = 1e-6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Products:
-    """Inner products of the q transitions and of f and g: all that the mixing depends on."""
-
-    FF: Tensor  # [q, q]
-    Ff: Tensor  # [q]
-    SS: Tensor  # [q, q]
-    Sg: Tensor  # [q]
-    sy: Tensor  # [q], s_j · y_j
-    yy: Tensor  # [q], y_j · y_j
-    ff: Tensor  # [], f · f
-    fg: Tensor  # [], f · g
 
 
 def transition_weights(
@@ -67,34 +52,49 @@ def solve(A: Tensor, b: Tensor) -> Tensor:
     return torch.where(info == 0, solution, torch.linalg.solve_ex(A + ridge, b).result)
 
 
-def correction(p: Products, group: dict[str, Any]) -> Tensor:
-    """theta [q] of the step to apply, f - theta S: shortened to the trust region, zero where f itself is applied."""
-    weight, curvature = transition_weights(
-        p.SS.diagonal(), p.sy, p.yy, cos_shift=group["cos_shift"], w_clip=tuple(group["w_clip"])
-    )
+def coefficients(history: Mapping[str, Tensor], b: Tensor, q: int, group: dict[str, Any]) -> Tensor:
+    """theta [q] from the inner products of q transitions and b = F f [m]; zero where there is no finite one."""
+    ss, sy, yy = (history[name][:q] for name in ("ss", "sy", "yy"))
+    weight, curvature = transition_weights(ss, sy, yy, cos_shift=group["cos_shift"], w_clip=tuple(group["w_clip"]))
     ridge = group["reg"] * (1 + group["nu"] * curvature) / weight
-    theta = solve(p.FF + torch.diag(ridge), p.Ff)
-    c = (theta @ p.SS @ theta).clamp_min(0).sqrt()
-    limit = group["tau"] * p.ff.sqrt()
-    theta = theta * torch.where(c > limit, limit / c.clamp_min(SMALLEST_NORM), 1.0)
-    # Written so that a correction that is not finite fails the check, and f is applied.
-    return torch.where(p.fg - theta @ p.Sg < 0, theta, 0.0)
+    theta = solve(history["FF"][:q, :q] + torch.diag(ridge), b[:q])
+    return torch.where(theta.isfinite().all(), theta, 0.0)
+
+
+def share(cc: Tensor, gc: Tensor, ff: Tensor, fg: Tensor, *, tau: float) -> Tensor:
+    """The factor of c in the applied step, from inner products: shortened to the trust region, 0 where f is applied."""
+    c, limit = cc.sqrt(), tau * ff.sqrt()
+    factor = torch.where(c > limit, limit / c.clamp_min(SMALLEST_NORM), 1.0)
+    # Written so that a product that is not finite fails the check, and f is applied.
+    return torch.where(fg - factor * gc < 0, factor, 0.0)
 
 
 class Sums(NamedTuple):
     """Inner products of step k over one range of the vectors, or over all of them."""
 
-    FF: Tensor  # [m], of the newest F_j with every F_j
     Ff: Tensor  # [m]
-    Sg: Tensor  # [m]
-    sy: Tensor  # [], of the newest transition, as yy
-    yy: Tensor  # []
-    ff: Tensor  # []
-    fg: Tensor  # []
+    FF: Tensor  # [], of the newest transition, as ss, sy and yy
+    ss: Tensor
+    sy: Tensor
+    yy: Tensor
+    ff: Tensor
+    fg: Tensor
+
+
+def keep_(history: dict[str, Any], sums: Sums, row: int) -> None:
+    """Take the inner products of the newest transition into their row of the history.
+
+    F_j · F_k = F_j · f_k - F_j · f_(k-1): both are there already, for the f's own sake.
+    """
+    history["FF"][row] = history["FF"][:, row] = sums.Ff - history["Ff"]
+    history["FF"][row, row] = sums.FF
+    history["Ff"].copy_(sums.Ff)
+    for name in ("ss", "sy", "yy"):
+        history[name][row] = getattr(sums, name)
 
 
 def measure_(flat: FlatState, r: Range, group: dict[str, Any], k: int) -> Sums:
-    """Take the gradients of a range into its vectors and return the inner products that the mixing needs.
+    """Take the gradients of a range into its vectors and return the inner products that theta and the checks need.
 
     The transition k-1 -> k lies in row (k-2) mod m; the order of the rows does not matter to the least squares.
     """
@@ -108,21 +108,29 @@ def measure_(flat: FlatState, r: Range, group: dict[str, Any], k: int) -> Sums:
         torch.sub(g, last_g, out=y)
     last_f.copy_(f)
     last_g.copy_(g)
-    F, S, f, g, y = (wide(x) for x in (F, S, f, g, y))
-    return Sums(F @ F[row], F @ f, S @ g, S[row].dot(y), y.dot(y), f.dot(f), f.dot(g))
+    F, s, f, g, y = (wide(x) for x in (F, S[row], f, g, y))
+    return Sums(F @ f, F[row].dot(F[row]), s.dot(s), s.dot(y), y.dot(y), f.dot(f), f.dot(g))
 
 
-def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], k: int, theta: Tensor | None) -> Tensor:
-    """Apply f - theta S, or f without theta, to the weights of a range and keep it in S; its inner products [m] there.
+def correct_(flat: FlatState, r: Range, theta: Tensor) -> Tensor:
+    """Put the correction c = theta S of a range into `flat.work`; returns c · c and g · c."""
+    c, g, S = (r.of(x) for x in (flat.work, flat.vectors["g"], flat.vectors["S"]))
+    c.copy_(torch.mv(wide(S[: len(theta)]).T, theta))
+    return torch.stack([wide(c).dot(wide(c)), wide(c).dot(wide(g))])
+
+
+def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], k: int, factor: Tensor | None) -> None:
+    """Apply f - factor c, or f without a factor, to the weights of a range and keep it in S.
 
     The step of the transition k -> k+1 lies in row (k-1) mod m.
     """
     f, S = r.of(flat.vectors["f"]), r.of(flat.vectors["S"])
-    step = f if theta is None else torch.addmv(wide(f), wide(S[: len(theta)]).T, theta, alpha=-1).to(f.dtype)
     row = (k - 1) % len(S)
-    S[row] = step
-    apply_(flat, r, step, group)
-    return wide(S) @ wide(S[row])
+    if factor is None:
+        S[row].copy_(f)
+    else:
+        torch.addcmul(f, r.of(flat.work), factor.to(f.dtype), value=-1, out=S[row])
+    apply_(flat, r, S[row], group)
 
 
 class GDA2(FlatOptimizer):
@@ -131,8 +139,7 @@ class GDA2(FlatOptimizer):
     The history of a group is kept in the state of its first parameter that has a gradient. It belongs to one set of
     parameters: when another set of the group has gradients, it starts anew, with k = 1. Each parameter's moments go on.
 
-    The Gram matrices of F and S are kept and get one new row a step, and norms and descent follow from inner products,
-    so that a step reads every vector of the history twice.
+    The Gram matrix of F is kept and gets one new row a step, as do the other inner products of the transitions.
     """
 
     PRODUCTS = ("history",)
@@ -179,16 +186,18 @@ class GDA2(FlatOptimizer):
         F, S, f and g then begin anew too: of their content only what was written since k = 1 is read.
         """
         members = [i for i, p in enumerate(group["params"]) if p.grad is not None]
-        owner = self.state[group["params"][members[0]]]
-        if owner.get("history", {}).get("members") != members:
+        owner, m = self.state[group["params"][members[0]]], group["history_size"]
+        like = wide(flat.vectors["f"])
+        history = owner.get("history")
+        if history is None or history["members"] != members or len(history["FF"]) != m:
             for p in group["params"]:
                 if p in self.state:
                     self.state[p].pop("history", None)
-            m, like = group["history_size"], wide(flat.vectors["f"])
-            shapes = {"FF": (m, m), "SS": (m, m), "sy": (m,), "yy": (m,)}
-            products = {name: like.new_zeros(shape) for name, shape in shapes.items()}
-            owner["history"] = {"members": members, "k": 0, **products}
-        return owner["history"]
+            products = {name: like.new_zeros(m) for name in ("Ff", "ss", "sy", "yy")} | {"FF": like.new_zeros(m, m)}
+            history = owner["history"] = {"members": members, "k": 0, **products}
+        elif history["FF"].dtype != like.dtype:  # loaded from parameters of another dtype
+            history.update({key: x.to(like.dtype) for key, x in history.items() if isinstance(x, Tensor)})
+        return history
 
     def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
         if group["history_size"] == 0:
@@ -200,27 +209,16 @@ class GDA2(FlatOptimizer):
         history["k"] += 1
         k, m = history["k"], group["history_size"]
         products = [measure_(flat, r, group, k) for r in flat.ranges]
-        theta = None
+        factor = None
         if k > 1:
             sums = Sums(*(torch.stack(x).sum(0) for x in zip(*products, strict=True)))
-            theta = self._theta(group, history, sums)
-        ss = torch.stack([accelerate_(flat, r, group, k, theta) for r in flat.ranges]).sum(0)
-        row = (k - 1) % m
-        history["SS"][row], history["SS"][:, row] = ss, ss
-
-    def _theta(self, group: dict[str, Any], history: dict[str, Any], sums: Sums) -> Tensor | None:
-        """Take the inner products of the transition k-1 -> k into the history; theta [q], None in between intervals."""
-        k, m = history["k"], group["history_size"]
-        row = (k - 2) % m
-        history["FF"][row], history["FF"][:, row] = sums.FF, sums.FF
-        history["sy"][row], history["yy"][row] = sums.sy, sums.yy
-        if k % group["interval"] != 0:
-            return None
-        q = min(k - 1, m)
-        kept = {name: history[name][:q, :q] for name in ("FF", "SS")} | {
-            name: history[name][:q] for name in ("sy", "yy")
-        }
-        return correction(Products(**kept, Ff=sums.Ff[:q], Sg=sums.Sg[:q], ff=sums.ff, fg=sums.fg), group)
+            keep_(history, sums, row=(k - 2) % m)
+            if k % group["interval"] == 0:
+                theta = coefficients(history, sums.Ff, min(k - 1, m), group)
+                cc, gc = torch.stack([correct_(flat, r, theta) for r in flat.ranges]).sum(0)
+                factor = share(cc, gc, sums.ff, sums.fg, tau=group["tau"])
+        for r in flat.ranges:
+            accelerate_(flat, r, group, k, factor)
 
 
 SPEC = OptimizerSpec(

@@ -1,8 +1,8 @@
 """What this folder's own optimizers share: checked settings, the closure, and the choice of parameters to update.
 
 State has the parameter's dtype, as in torch.optim: `load_state_dict` casts floating-point state to it, so wider state
-would not survive a round trip bit for bit. Small systems are solved in float32 at least (see `wide`). With bfloat16 or
-float16 weights a second moment that decays by 0.999 a step cannot decay at all; keep float32 master weights.
+would not survive a round trip bit for bit. Small systems are solved in float32 at least (see `flat.wide`). With
+bfloat16 or float16 weights a second moment that decays by 0.999 a step cannot decay at all; keep float32 weights.
 """
 
 from __future__ import annotations
@@ -21,11 +21,6 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from bench.optimizers.flat import FlatState, Range
 from bench.optimizers.validation import require_floating_point
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in the dtype of inner products and solves: float32, or float64 where `x` is float64. No copy if it is so."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def by_dtype_and_device(pairs: list[tuple[Tensor, Tensor]]) -> Iterable[list[tuple[Tensor, Tensor]]]:
@@ -120,10 +115,13 @@ class FlatOptimizer(GroupwiseOptimizer):
             key = (place, parameters[0].dtype, parameters[0].device)
             flat = self._flats.get(key)
             if flat is None or not flat.is_of(parameters, self.state):
+                if flat is not None:
+                    flat.release(parameters)
                 vectors, products = self._vectors(group), self._products(group)
                 flat = self._flats[key] = FlatState(parameters, self.state, vectors=vectors, products=products)
             flat.advance()
-            self._step_flat(group, flat)
+            if flat.ranges:  # not all of them are empty
+                self._step_flat(group, flat)
 
 
 def _on_device(value: Any, device: torch.device) -> Any:
@@ -137,5 +135,7 @@ def apply_(flat: FlatState, r: Range, step: Tensor, group: dict[str, Any]) -> No
     """Decay the weights of a range, w <- w (1 - lr wd), and add the step [n]."""
     weights = flat.weights(r)
     if group["weight_decay"] != 0:
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-    torch._foreach_add_(weights, flat.cut(r, step))
+        torch._foreach_mul_(  # pyright: ignore[reportPrivateImportUsage]
+            weights, 1 - group["lr"] * group["weight_decay"]
+        )
+    torch._foreach_add_(weights, flat.cut(r, step))  # pyright: ignore[reportPrivateImportUsage]

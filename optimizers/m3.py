@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from bench.optimizers.groupwise import GroupwiseOptimizer, wide
+from bench.optimizers.flat import wide
+from bench.optimizers.groupwise import GroupwiseOptimizer
 from bench.optimizers.newton_schulz import orthogonalise as orthogonalise_matrices
 from bench.optimizers.validation import require_choice, require_factors, require_integer, require_number
 from bench.spec import OptimizerSpec, by_matrix_role, learning_rate_search
@@ -66,7 +67,7 @@ def m3_(
         state["chunk_sum"].zero_()
         state["slow_direction"].copy_(direction_of(state["slow_momentum"]))
     direction = direction_of(state["momentum"]).add(state["slow_direction"], alpha=alpha)
-    w.addcdiv_(direction, state["square_sum"].sqrt().add_(eps), value=-lr)
+    w.add_(wide(direction) / wide(state["square_sum"]).sqrt().add_(eps), alpha=-lr)  # eps is 0 in float16
 
 
 class M3(GroupwiseOptimizer):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
+NEGLIGIBLE_NORM = 1e-8
 
 
 def orthogonalise(d: Tensor, *, iterations: int, eps: float) -> Tensor:
@@ -29,3 +30,9 @@ def orthogonalise(d: Tensor, *, iterations: int, eps: float) -> Tensor:
         G = X @ X.mT  # [tensors, k, k], k = min(m, n)
         X = torch.baddbmm(X, torch.baddbmm(G, G, G, beta=b, alpha=c), X, beta=a)
     return X.mT if taller else X
+
+
+def rescaled(x: Tensor, like: Tensor) -> Tensor:
+    """x with the Frobenius norm of `like`, or x where its own norm is negligible. [..., m, n]"""
+    norm = torch.linalg.matrix_norm(x, keepdim=True)
+    return x * torch.where(norm > NEGLIGIBLE_NORM, torch.linalg.matrix_norm(like, keepdim=True) / norm, 1.0)

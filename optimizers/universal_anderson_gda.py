@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from bench.optimizers.adam_moments import MOMENTS, adam_step
-from bench.optimizers.flat import FlatState, Range
-from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
+from bench.optimizers.flat import FlatState, Range, wide
+from bench.optimizers.groupwise import FlatOptimizer, apply_
 from bench.optimizers.validation import require_adam_settings, require_choice, require_integer, require_number
 from bench.spec import OptimizerSpec, learning_rate_search
 

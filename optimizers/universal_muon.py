@@ -31,8 +31,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from bench.optimizers.adam_moments import MOMENTS, adam_step, denominator
-from bench.optimizers.flat import FlatState
-from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
+from bench.optimizers.flat import FlatState, wide
+from bench.optimizers.groupwise import FlatOptimizer, apply_
+from bench.optimizers.newton_schulz import rescaled
 from bench.optimizers.validation import require_adam_settings, require_choice, require_integer
 from bench.spec import Observation, OptimizerSpec, learning_rate_search
 
@@ -40,7 +41,6 @@ ORTHO_MODES = ("auto", "always", "never", "preserve_magnitude")
 SCALE_MODES = ("adaptive", "spectral", None)
 NS_DTYPES = ("bfloat16", None)
 FULL_SIZE = 256
-SMALLEST_NORM = 1e-8
 CONVERGENCE_LIMIT = 3.0  # of the eigenvalues of the iteration's input
 
 
@@ -63,12 +63,6 @@ def orthogonalise(d: Tensor, *, iterations: int, eps: float) -> Tensor:
             Y = torch.baddbmm(Y, Y, T, beta=1.5, alpha=-0.5)
     root = torch.where(trace <= 0, identity, (s * Z).to(d.dtype))
     return root @ d if wider else d @ root
-
-
-def rescaled(x: Tensor, like: Tensor) -> Tensor:
-    """x with the Frobenius norm of `like`, or x where its own norm is negligible. [tensors, m, n]"""
-    norm = torch.linalg.matrix_norm(x, keepdim=True)
-    return x * torch.where(norm > SMALLEST_NORM, torch.linalg.matrix_norm(like, keepdim=True) / norm, 1.0)
 
 
 def is_orthogonalised(shape: torch.Size, group: dict[str, Any]) -> bool:
@@ -95,7 +89,7 @@ def orthogonal_step(m: Tensor, v: Tensor, group: dict[str, Any], t: int, out: Te
     Q = orthogonalise(working, iterations=group["ns_iters"], eps=group["eps"])
     if group["ortho_mode"] == "preserve_magnitude":
         Q = rescaled(Q.to(d.dtype), like=d)
-    torch.div(Q, denominator(v, t=t, beta2=beta2, eps=group["eps"]), out=out).mul_(-group["lr"])
+    out.copy_((Q / denominator(v, t=t, beta2=beta2, eps=group["eps"])).mul_(-group["lr"]))
 
 
 class UniversalMuon(FlatOptimizer):
@@ -140,7 +134,7 @@ class UniversalMuon(FlatOptimizer):
             step, scale = stack.of(flat.work), step_scale(stack.shape, group["scale_mode"])
             if is_orthogonalised(stack.shape, group):
                 m, v = (stack.of(flat.vectors[name]) for name in MOMENTS)
-                for part in stack.parts():
+                for part in stack.parts(flat.limit):
                     orthogonal_step(m[part], v[part], group, flat.t(stack), out=step[part])
             if scale != 1:
                 step.mul_(scale)

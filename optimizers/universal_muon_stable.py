@@ -23,22 +23,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from bench.optimizers.adam_moments import MOMENTS, adam_step
-from bench.optimizers.flat import FlatState
-from bench.optimizers.groupwise import FlatOptimizer, apply_, wide
-from bench.optimizers.newton_schulz import orthogonalise
+from bench.optimizers.flat import FlatState, wide
+from bench.optimizers.groupwise import FlatOptimizer, apply_
+from bench.optimizers.newton_schulz import orthogonalise, rescaled
 from bench.optimizers.validation import require_adam_settings, require_choice, require_integer
 from bench.spec import OptimizerSpec, by_matrix_role, learning_rate_search
-
-
-def rescaled(x: Tensor, like: Tensor) -> Tensor:
-    """x with the Frobenius norm of `like`; zero where x is zero. [tensors, m, n]"""
-    norm = torch.linalg.matrix_norm(x, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-    return x * (torch.linalg.matrix_norm(like, keepdim=True) / norm)
 
 
 class UniversalMuonStable(FlatOptimizer):
@@ -75,9 +67,10 @@ class UniversalMuonStable(FlatOptimizer):
         for stack in flat.stacks if group["orthogonalise"] else ():
             if len(stack.shape) == 2 and min(stack.shape) >= group["ortho_threshold"]:
                 step, m = stack.of(flat.work), stack.of(flat.vectors["exp_avg"])
-                m_hat = wide(m) / (1 - group["betas"][0] ** flat.t(stack))
-                Q = orthogonalise(m_hat, iterations=group["ns_iters"], eps=group["eps"])
-                step.copy_(-rescaled(Q, like=wide(step)))
+                for part in stack.parts(flat.limit):
+                    m_hat = wide(m[part]) / (1 - group["betas"][0] ** flat.t(stack))
+                    Q = orthogonalise(m_hat, iterations=group["ns_iters"], eps=group["eps"])
+                    step[part] = -rescaled(Q, like=wide(step[part]))
         for r in flat.ranges:
             apply_(flat, r, r.of(flat.work), group)
 

@@ -127,6 +127,17 @@ def test_matrices_are_found_by_their_updates_and_embeddings_among_them_named(tin
     assert 4 < plain["network"]["state_bytes"] / plain["network"]["parameters"] <= 8.1
 
 
+def test_losses_and_gradients_of_a_closure_optimizer_are_those_of_its_first_evaluation(tiny_toml: Path):
+    """Which are those of any optimizer at the same weights and batch, but for clipping."""
+    reports = [json.loads(doctor(name, "-p", str(tiny_toml), "--json").stdout) for name in ("lbfgs", "sgd")]
+    lbfgs, sgd = (report["network"] for report in reports)
+    assert lbfgs["losses"][0] == sgd["losses"][0]
+    norms, others = ([layer["gradient_norm"] for layer in look["layers"]] for look in (lbfgs, sgd))
+    scale = sum(norms) / sum(others)
+    assert norms == pytest.approx([scale * norm for norm in others], rel=1e-4, abs=1e-6)
+    assert {trial["first"] for report in reports for trial in report["rates"]["trials"]} == {sgd["losses"][0]}
+
+
 def test_an_optimizer_that_cannot_train_the_network_is_said_to_be_so(plugin: str, tiny_toml: Path):
     result = doctor(f"{plugin}:MatricesOnly", "-p", str(tiny_toml), "--json")
     report = json.loads(result.stdout)

@@ -39,15 +39,24 @@ def machine(monkeypatch):
     simulated = Machine()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: simulated.now)
     monkeypatch.setattr(timing, "ForeignLoad", lambda: simulated)
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 1.0)
     return simulated
 
 
 def test_rounds_take_every_candidate_in_turn(machine):
     machine.load = iter([0.0] * 3)
     calls = []
-    found = timing.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, device=CPU)
-    assert calls == ["a", "b"] * 5  # two rounds of warming up
+
+    def call(name):
+        calls.append(name)
+        machine.now += 0.25
+
+    found = timing.interleaved({"a": lambda: call("a"), "b": lambda: call("b")}, rounds=3, device=CPU)
+    assert calls == ["a", "b"] * (
+        2 + 3 * 2
+    )  # twice to warm up; then a round is filled with two passes of half a second
     assert (found.kept, found.dropped, found.foreign) == (3, 0, 0.0)
+    assert found.timings["a"] == timing.Timing(median=0.25, low=0.25, high=0.25)
 
 
 def test_rounds_beside_foreign_load_are_repeated_and_do_not_count(machine):
@@ -59,9 +68,10 @@ def test_rounds_beside_foreign_load_are_repeated_and_do_not_count(machine):
     assert found.quiet
 
 
-def test_on_a_machine_that_is_never_quiet_everything_counts_and_is_said(machine):
-    machine.load = iter([1.0] * 6)
-    found = timing.interleaved({"a": lambda: None}, rounds=3, device=CPU)
+@pytest.mark.parametrize("load", [[1.0] * 6, [0.0] + [1.0] * 5])
+def test_on_a_machine_that_is_hardly_ever_quiet_everything_counts_and_is_said(machine, load):
+    machine.load = iter(load)
+    found = timing.interleaved({"a": machine.lasting(*[2.0] * 8)}, rounds=3, device=CPU)
     assert (found.kept, found.dropped, found.foreign) == (0, 6, 1.0)
     assert not found.quiet
 

@@ -3,7 +3,7 @@
 from bench.contracts.entries import INNER_SETTINGS, KNOWN_LIMITS
 from bench.contracts.registry import CONTRACTS, judge
 from bench.contracts.subject import Subject
-from bench.contracts.verdict import Broken, Contract, Finding, NotApplicable, Verdict
+from bench.contracts.verdict import Broken, Contract, Finding, Limit, NotApplicable, Verdict
 
 __all__ = [
     "CONTRACTS",
@@ -12,6 +12,7 @@ __all__ = [
     "Broken",
     "Contract",
     "Finding",
+    "Limit",
     "NotApplicable",
     "Subject",
     "Verdict",

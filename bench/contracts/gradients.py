@@ -20,6 +20,8 @@ from bench.contracts.verdict import Broken, Contract
 from bench.spec import Need
 
 ABSENT = 2  # a matrix
+EARLY_AND_LATE = (0, 1, 2, 6)
+SQUARE_UNDERFLOWS = 1e-5  # in float16
 
 
 def read_only(subject: Subject) -> str:
@@ -83,9 +85,11 @@ def none_at_all(subject: Subject) -> str:
     return "no change and no state"
 
 
-def filled(subject: Subject, value: float, *, steps: Sequence[int], finite: bool) -> str:
+def filled(
+    subject: Subject, value: float, *, steps: Sequence[int], finite: bool, dtype: torch.dtype = torch.float32
+) -> str:
     """Ten steps, at `steps` with gradients that are `value` throughout."""
-    parameters = parameters_of()
+    parameters = parameters_of(dtype=dtype)
     optimizer = subject.build(parameters)
     for step in range(10):
         given = random_gradients(parameters, step)
@@ -93,7 +97,7 @@ def filled(subject: Subject, value: float, *, steps: Sequence[int], finite: bool
             given = [torch.full_like(g, value) for g in given]
         subject.apply(optimizer, parameters, given)
     if finite:
-        require_finite(parameters, f"after {len(steps)} of 10 steps with gradients of {value:g}")
+        require_finite(parameters, f"after {len(steps)} of 10 steps with gradients of {value:g} in {dtype}")
     bad = sum(not w.isfinite().all() for w in parameters)
     after = "every weight is finite" if not bad else f"{bad} of {len(parameters)} parameters are not finite"
     return f"nothing raised in 10 steps, {len(steps)} of them with gradients of {value:g}; {after}"
@@ -105,9 +109,17 @@ def not_finite(subject: Subject) -> str:
     return "; ".join(found)
 
 
+def zero(subject: Subject) -> str:
+    """Zero, and in float16 also the small number whose square is zero there."""
+    found = filled(subject, 0.0, steps=EARLY_AND_LATE, finite=True)
+    for value in (0.0, SQUARE_UNDERFLOWS):
+        filled(subject, value, steps=EARLY_AND_LATE, finite=True, dtype=torch.float16)
+    return f"{found}; so it is in float16, also with gradients of {SQUARE_UNDERFLOWS:g}"
+
+
 def of_size(value: float, *, finite: bool) -> Callable[[Subject], str]:
     """The check with gradients of `value`, from the first step on and again later."""
-    return lambda subject: filled(subject, value, steps=(0, 1, 2, 6), finite=finite)
+    return lambda subject: filled(subject, value, steps=EARLY_AND_LATE, finite=finite)
 
 
 CONTRACTS = (
@@ -133,8 +145,8 @@ CONTRACTS = (
     ),
     Contract(
         name="zero_gradients",
-        statement="Gradients of zero, also at the first step, leave every weight finite.",
-        check=of_size(0.0, finite=True),
+        statement="Gradients of zero, also at the first step, leave every weight finite; in float16 1e-5 too.",
+        check=zero,
     ),
     Contract(
         name="tiny_gradients",

@@ -9,7 +9,7 @@ import warnings
 from bench.contracts import constructor, gradients, groups, learning, numerics, state
 from bench.contracts.entries import KNOWN_LIMITS
 from bench.contracts.subject import Subject
-from bench.contracts.verdict import Broken, Contract, Finding, NotApplicable, Verdict
+from bench.contracts.verdict import Broken, Contract, Finding, Limit, NotApplicable, Verdict
 from bench.optimizers.catalog import CATALOG
 from bench.seeding import globally_seeded
 from bench.spec import OptimizerSpec
@@ -27,8 +27,8 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
-def known_limit(subject: Subject, contract: str) -> str | None:
-    """The reason why this optimizer cannot keep `contract`; a class given by reference has that of its entries."""
+def known_limit(subject: Subject, contract: str) -> Limit | None:
+    """Why this optimizer cannot keep `contract`; a class given by reference has the limits of its entries."""
     spec = subject.spec
     names = [spec.name]
     if spec.name not in CATALOG:
@@ -58,5 +58,6 @@ def judge(subject: Subject, contract: Contract) -> Finding:
     except Exception as error:  # somebody else's code: whatever it raises is the finding
         detail = f"raises {type(error).__name__}: {' '.join(str(error).split())}"[:300]
     limit = known_limit(subject, contract.name)
-    verdict = Verdict.BROKEN if limit is None else Verdict.KNOWN_LIMIT
-    return Finding(contract=contract.name, verdict=verdict, detail=detail, limit=limit)
+    if limit is None or not limit.covers(detail):
+        return Finding(contract=contract.name, verdict=Verdict.BROKEN, detail=detail)
+    return Finding(contract=contract.name, verdict=Verdict.KNOWN_LIMIT, detail=detail, limit=limit.reason)

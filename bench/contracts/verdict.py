@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,6 +40,24 @@ class Contract:
     name: str
     statement: str
     check: Check
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Why an optimizer cannot keep a contract, and a regular expression for the details that this explains.
+
+    Without one it explains every measured detail; an exception is explained by a pattern that names it only.
+    """
+
+    reason: str
+    pattern: str = ""
+
+    def covers(self, detail: str) -> bool:
+        """Whether this is what was to be expected."""
+        raised = re.match(r"raises (\w+)", detail)
+        if raised and not re.search(rf"\b{raised[1]}\b", self.pattern):
+            return False
+        return re.search(self.pattern, detail) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from bench.contracts.subject import Subject
 from bench.doctor.probes import Start, probe_matrices, step_cost
@@ -18,7 +21,7 @@ from bench.plan import Run
 from bench.protocol import Protocol
 from bench.registry import Selected
 from bench.seeding import globally_seeded, role_seed
-from bench.spec import Observation, RoledParameter
+from bench.spec import Need, Observation, RoledParameter
 from bench.trainer import Trainer
 from bench.workload import roled_parameters
 
@@ -101,29 +104,57 @@ def trainer_at(selected: Selected, protocol: Protocol, rate: float, seed: int, d
     return Trainer(run, torch.device("cpu"), data_dir)
 
 
-def latest_loss(trainer: Trainer) -> float:
-    """Of the latest evaluation: before the step that has just been taken."""
-    return float(trainer.take_step.last_losses.sum())
+def train(
+    trainer: Trainer, steps: int, watch: Callable[[int, float], bool], evaluated: Callable[[], None] = lambda: None
+) -> None:
+    """At most `steps` steps; `watch(step, loss)` is called after each, steps counted from 1, and ends them by False.
 
+    The loss is that of the step's first evaluation, at the weights before the step; `evaluated()` is called right
+    after that evaluation, with its gradients in place.
+    """
+    done, loss = 0, math.nan
 
-def train(trainer: Trainer, steps: int, watch: Callable[[int], bool]) -> None:
-    """At most `steps` steps; `watch(step)` is called after each, steps counted from 1, and ends them by False."""
-    done = 0
+    def note() -> None:
+        nonlocal loss
+        loss = float(trainer.take_step.last_losses.sum())
+        evaluated()
 
     def count(*_: object) -> None:
         nonlocal done
         done += 1
-        if not watch(done) or done >= steps:
+        if not watch(done, loss) or done >= steps:
             raise _Enough
 
-    handle = trainer.optimizer.register_step_post_hook(count)
+    handles = [_after_first_evaluation(trainer, note), trainer.optimizer.register_step_post_hook(count)]
     try:
         for epoch in range(1, steps + 1):
             trainer.train_epoch(epoch)
     except _Enough:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _after_first_evaluation(trainer: Trainer, call: Callable[[], None]) -> RemovableHandle:
+    """Have `call` made after every step's first evaluation: before the step, or where its closure returns first."""
+
+    def before(optimizer: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if Need.CLOSURE not in trainer.needs:
+            call()
+            return None
+        own, closure, *others = args
+        calls = itertools.count()
+
+        def watched() -> Any:
+            loss = closure()
+            if next(calls) == 0:
+                call()
+            return loss
+
+        return (own, watched, *others), kwargs
+
+    return trainer.optimizer.register_step_pre_hook(before)
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -132,35 +163,34 @@ def _norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class _Watch:
-    """Compares weights before and after every step of a trainer."""
+    """Compares weights before and after every step."""
 
-    def __init__(
-        self, trainer: Trainer, roled: Sequence[RoledParameter], examine: Callable[[], list[Observation]]
-    ) -> None:
-        self._trainer, self._examine = trainer, examine
+    def __init__(self, roled: Sequence[RoledParameter], examine: Callable[[], list[Observation]]) -> None:
+        self._examine = examine
         self._names = [p.name for p in roled]
         self._parameters = [p.parameter for p in roled]
         self._before: list[Tensor] = []
+        self._gradients: list[Tensor | None] = []
         self.start: Start | None = None
         self.losses: list[float] = []
         self.ratios: list[list[float]] = []
         self.not_finite: str | None = None
         self.observations: list[Observation] = []
-        trainer.optimizer.register_step_pre_hook(self.before)
 
-    def before(self, *_: object) -> None:
-        """Keep the weights."""
+    def evaluated(self) -> None:
+        """Keep the weights at which the step's gradients were taken, and the first step's gradients."""
         self._before = [w.detach().clone() for w in self._parameters]
+        if self.start is None:
+            self._gradients = [None if w.grad is None else w.grad.detach().clone() for w in self._parameters]
 
-    def after(self, step: int) -> bool:
+    def after(self, step: int, loss: float) -> bool:
         """Take the step's figures; False where a weight is no longer finite."""
         now = [w.detach() for w in self._parameters]
         update = _norms([a - b for a, b in zip(now, self._before, strict=True)])
         self.ratios.append(torch.where(update == 0, update, update / _norms(self._before)).tolist())
-        self.losses.append(latest_loss(self._trainer))
+        self.losses.append(loss)
         if self.start is None:
-            gradients = [None if w.grad is None else w.grad.detach().clone() for w in self._parameters]
-            self.start = Start(weights=self._before, gradients=gradients)
+            self.start = Start(weights=self._before, gradients=self._gradients)
             self.observations = self._examine()
         bad = [name for name, w in zip(self._names, now, strict=True) if not w.isfinite().all()]
         if bad:
@@ -174,8 +204,8 @@ def look_at(selected: Selected, protocol: Protocol, seed: int, data_dir: Path | 
     with globally_seeded(role_seed(seed, "optimizer")):
         trainer = trainer_at(selected, protocol, rate, seed, data_dir)
         roled = roled_parameters(trainer.model, protocol.workload.roles())
-        watch = _Watch(trainer, roled, lambda: spec.examine(trainer.optimizer) if spec.examine else [])
-        train(trainer, LOOK_STEPS, watch.after)
+        watch = _Watch(roled, lambda: spec.examine(trainer.optimizer) if spec.examine else [])
+        train(trainer, LOOK_STEPS, watch.after, watch.evaluated)
         assert watch.start is not None
         subject = Subject(spec=spec, hyperparameters=selected.hyperparameters)
         matrices = probe_matrices(subject, roled, watch.start)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.contracts.numerics import HostReads
+from bench.contracts.reads import HostReads
 from bench.contracts.subject import Subject
 from bench.registry import PLUGIN_FAULTS
 from bench.seeding import globally_seeded

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.doctor.network import latest_loss, train, trainer_at
+from bench.doctor.network import train, trainer_at
 from bench.protocol import Protocol
 from bench.registry import Selected
 from bench.seeding import globally_seeded, role_seed
@@ -70,7 +70,7 @@ def try_rates(selected: Selected, protocol: Protocol, seed: int, data_dir: Path 
         with globally_seeded(role_seed(seed, "optimizer")):
             trainer = trainer_at(selected, protocol, given * factor, seed, data_dir)
             losses: list[float] = []
-            train(trainer, RATE_STEPS, _recorder(losses, lambda: latest_loss(trainer)))  # noqa: B023
+            train(trainer, RATE_STEPS, _recorder(losses))
         finite = [x for x in losses if math.isfinite(x)]
         tail = finite[-TAIL:] or [math.nan]
         failed_at = len(losses) if len(finite) < len(losses) else None
@@ -92,11 +92,11 @@ def _loss_of_all_alike(protocol: Protocol) -> float | None:
     return None if protocol.workload.multi_positive else pairs * math.log(protocol.batch_size)
 
 
-def _recorder(losses: list[float], read: Callable[[], float]) -> Callable[[int], bool]:
+def _recorder(losses: list[float]) -> Callable[[int, float], bool]:
     """Appends every step's loss; False where it is not finite."""
 
-    def watch(step: int) -> bool:
-        losses.append(read())
+    def watch(step: int, loss: float) -> bool:
+        losses.append(loss)
         return math.isfinite(losses[-1])
 
     return watch

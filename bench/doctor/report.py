@@ -7,7 +7,7 @@ As JSON, a report is this; numbers that are not finite are the strings "NaN", "I
                                    (what was measured), limit (the reason of a known limit, or null)
     network                        null where the optimizer cannot be trained on it, else
       protocol, steps, rate        what the figures below were taken on
-      losses[]                     before every step
+      losses[]                     of every step's first evaluation
       layers[]                     name, role, shape, gradient (whether there is one), gradient_norm (at the first
                                    step), matrix (whether treated as one; null: not probed), ratios (update norm /
                                    weight norm of every step), starts_at_zero

@@ -19,8 +19,8 @@ class PlainOptimizer(Optimizer, ABC):
         super().__init__(params, settings)
 
     @abstractmethod
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        """Update the parameters of `group` that have a gradient."""
+    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Update the parameters of `group` that have a gradient: pairs (w, g)."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -30,9 +30,9 @@ class PlainOptimizer(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [w for w in group["params"] if w.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
+            pairs = [(w, w.grad) for w in group["params"] if w.grad is not None]
+            if pairs:
+                self._step_group(group, pairs)
         return loss
 
 

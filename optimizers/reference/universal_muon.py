@@ -29,9 +29,9 @@ def orthogonalised(d: Tensor, *, iterations: int, eps: float) -> Tensor:
 class PlainUniversalMuon(PlainOptimizer):
     """w <- w - scale · lr · d / D, where d is orthogonalised as the mode asks"""
 
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for w in parameters:
-            update = self._update(w, w.grad, group)
+    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
+        for w, g in pairs:
+            update = self._update(w, g, group)
             decay_(w, group)
             w.add_(update)
 

@@ -22,9 +22,9 @@ def orthogonalised(d: Tensor, *, iterations: int, eps: float) -> Tensor:
 class PlainUniversalMuonStable(PlainOptimizer):
     """w <- w - lr Q |u| / |Q| for large matrices, Q the orthogonalised m̂ and u Adam's update; w <- w - lr u else"""
 
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for w in parameters:
-            f = adam_step(self.state[w], w.grad, group)
+    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
+        for w, g in pairs:
+            f = adam_step(self.state[w], g, group)
             if group["orthogonalise"] and w.ndim == 2 and min(w.shape) >= group["ortho_threshold"]:
                 m, t = self.state[w]["m"], self.state[w]["t"]
                 Q = orthogonalised(m / (1 - group["betas"][0] ** t), iterations=group["ns_iters"], eps=group["eps"])

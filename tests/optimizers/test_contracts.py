@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,7 +17,7 @@ from torch.optim import Optimizer
 
 from bench.cli import cli
 from bench.contracts import CONTRACTS, Subject, Verdict, judge
-from bench.contracts.numerics import HostReads
+from bench.contracts.reads import HostReads
 from bench.spec import OptimizerSpec
 
 
@@ -69,7 +73,11 @@ class SoundAdam(Optimizer):
         state["m"].lerp_(g, 1 - beta1)
         state["v"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
         first, second = self.corrections(group, state["t"])
-        w.sub_(self.rate(group) / first * state["m"] / ((state["v"] / second).sqrt() + group["eps"]))
+        denominator = self.wide(state["v"] / second).sqrt() + group["eps"]
+        w.sub_((self.rate(group) / first * state["m"] / denominator).to(w.dtype))
+
+    def wide(self, x):
+        return x.to(torch.promote_types(x.dtype, torch.float32))  # eps is zero in float16
 
 
 class WithoutBiasCorrection(SoundAdam):
@@ -82,6 +90,91 @@ class KeepsMomentsOutsideState(SoundAdam):
         if not hasattr(self, "moments"):
             self.moments = {}
         return self.moments.setdefault(w, {})
+
+
+class KeepsMomentsInAnObject(SoundAdam):
+    def memory(self, w):
+        if not hasattr(self, "kept"):
+            self.kept = SimpleNamespace(deeper=[SimpleNamespace(moments={})])
+        return self.kept.deeper[0].moments.setdefault(w, {})
+
+
+@dataclass(slots=True)
+class Slots:
+    moments: dict = field(default_factory=dict)
+
+
+class KeepsMomentsInSlots(SoundAdam):
+    def memory(self, w):
+        if not hasattr(self, "kept"):
+            self.kept = Slots()
+        return self.kept.moments.setdefault(w, {})
+
+
+class KeepsMomentsOnTheParameter(SoundAdam):
+    def memory(self, w):
+        if not hasattr(w, "moments"):
+            w.moments = {}
+        return w.moments
+
+
+class HoldsMoreMemoryThanItUses(SoundAdam):
+    def update(self, w, g, state, group):
+        if not state:
+            m = w.new_zeros(4 * w.numel())[: w.numel()].view(w.shape)
+            state.update(t=0, m=m, v=torch.zeros_like(w))
+        super().update(w, g, state, group)
+
+
+class KeepsFloat32State(SoundAdam):
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        for saved, state in zip(state_dict["state"].values(), self.state.values(), strict=True):
+            state.update({name: saved[name].clone() for name in ("m", "v")})
+
+
+class MisreadsTheGradientOfALoneParameter(SoundAdam):
+    def update(self, w, g, state, group):
+        if len(group["params"]) == 1 and g.untyped_storage().nbytes() >= w.numel() * w.element_size():
+            g = g.as_strided(w.shape, w.stride())
+        super().update(w, g, state, group)
+
+
+class NeedsAnElement(SoundAdam):
+    def without_gradient(self, w, group):
+        pass
+
+    def rate(self, group):
+        torch.cat([w.flatten() for w in group["params"]]).max()
+        return group["lr"]
+
+
+class AddsEpsInFloat16(SoundAdam):
+    def wide(self, x):
+        return x
+
+
+class TakesAnUncheckedNumber(SoundAdam):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, warmup=10, nesterov=False):
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+class NamesAnotherSetting(SoundAdam):
+    def refuse(self, name, value):
+        super().refuse(f"{name}_1d", value)
+
+
+class Workspace:
+    WORKSPACE: ClassVar[tuple[str, ...]] = ("scratch",)
+
+    def __init__(self, w):
+        self.scratch, self.view = torch.zeros(100), w.detach()
+
+
+class HasWorkspace(SoundAdam):
+    def update(self, w, g, state, group):
+        self.workspace = Workspace(w)
+        super().update(w, g, state, group)
 
 
 class ScalesGradientInPlace(SoundAdam):
@@ -145,14 +238,24 @@ LEARNING = {"quadratic", "rosenbrock", "logistic_regression", "small_network"}
 # What breaks with the fault by necessity, beside the fault's own contract.
 CASES = {
     WithoutBiasCorrection: ("even_steps", set()),
-    KeepsMomentsOutsideState: ("kept_in_state", {"resume", "deep_copy", "pickle"}),
-    ScalesGradientInPlace: ("gradients_untouched", set()),
+    KeepsMomentsOutsideState: ("kept_in_state", {"resume", "resume_in_float64", "deep_copy", "pickle"}),
+    KeepsMomentsInAnObject: ("kept_in_state", {"resume", "resume_in_float64", "deep_copy", "pickle"}),
+    KeepsMomentsInSlots: ("kept_in_state", {"resume", "resume_in_float64", "deep_copy", "pickle"}),
+    KeepsMomentsOnTheParameter: ("kept_in_state", {"resume", "resume_in_float64", "deep_copy"}),
+    HoldsMoreMemoryThanItUses: ("memory_released", set()),
+    KeepsFloat32State: ("resume_in_float64", set()),
+    MisreadsTheGradientOfALoneParameter: ("layout", set()),
+    NeedsAnElement: ("empty_parameter", set()),
+    AddsEpsInFloat16: ("zero_gradients", set()),
+    TakesAnUncheckedNumber: ("hyperparameters", set()),
+    NamesAnotherSetting: ("hyperparameters", set()),
+    ScalesGradientInPlace: ("gradients_untouched", {"layout"}),
     DecaysWithoutGradient: ("no_gradient", {"gradients_come_and_go", "no_gradients_at_all"}),
     ReadsOnTheHost: ("host_reads", set()),
     DrawsFromTheSystem: (
         "determinism",
         {"resume", "deep_copy", "pickle", "rates_of_groups", "added_group", "schedule", "closure", "empty_group",
-         "layout", "even_steps"},
+         "layout", "even_steps", "resume_in_float64"},
     ),
     DrawsFromTheGlobalGenerator: ("own_randomness", {"layout"}),
     ChangesDtype: ("dtype_and_device", {"resume", "state_bits"}),
@@ -198,12 +301,68 @@ def test_findings_say_how_much_and_where():
     assert found.startswith("6 host reads a step over 6 parameters")
     found = broken(AcceptsNaN)["hyperparameters"]
     assert found == "accepts 3 of 12 bad values: lr=nan, eps=nan, weight_decay=nan"
+    assert broken(TakesAnUncheckedNumber)["hyperparameters"] == "accepts 1 of 13 bad values: warmup=nan"
+    found = broken(NamesAnotherSetting)["hyperparameters"]
+    assert found.startswith("9 of 12 refusals are no ValueError naming the value: lr=-1.0: lr_1d is -1.0; ")
+    found = broken(KeepsMomentsInAnObject)["kept_in_state"]
+    # Two moments of 102 weights, 4 bytes each.
+    assert found == "12 tensors of 816 bytes in the attribute 'kept', which state_dict does not save"
 
 
-def test_the_detector_of_host_reads_finds_one():
+def test_workspace_that_a_class_declares_is_no_state(monkeypatch):
+    assert broken(HasWorkspace) == {}
+    monkeypatch.setattr(Workspace, "WORKSPACE", ())
+    assert set(broken(HasWorkspace)) == {"kept_in_state"}
+
+
+X = torch.arange(9.0).view(3, 3) + torch.eye(3)
+READS = {
+    "item": lambda x: x[0, 0].item(),
+    "bool": lambda x: bool(x[0, 0] > 0),
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "asarray": lambda x: np.asarray(x),
+    "cpu": lambda x: x.cpu(),
+    "text": lambda x: f"{x}",
+    "solve": lambda x: torch.linalg.solve(x, x),
+    "inv": lambda x: torch.linalg.inv(x),
+    "eigh": lambda x: torch.linalg.eigh(x),
+    "svd": lambda x: torch.linalg.svd(x),
+    "mask": lambda x: x[x > 0],
+    "set_by_mask": lambda x: x.clone().__setitem__(x > 0, 0),
+    "put_by_mask": lambda x: x.clone().index_put_((x > 0,), x[0, 0]),
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: torch.where(x > 0),
+    "allclose": lambda x: torch.allclose(x, x),
+    "equal": lambda x: torch.equal(x, x),
+    "repeat_interleave": lambda x: x.repeat_interleave(torch.tensor([1, 2, 3]), dim=0),
+    "unique": lambda x: x.unique(),
+}
+NO_READS = {
+    "solve_ex": lambda x: torch.linalg.solve_ex(x, x),
+    "where": lambda x: torch.where(x > 0, x, 0),
+    "masked_fill": lambda x: x.masked_fill(x > 0, 0),
+    "index": lambda x: x[torch.tensor([0, 1])],
+    "slice": lambda x: x[:, 1:],
+    "repeat_interleave": lambda x: x.repeat_interleave(2, dim=0),
+    "norm": lambda x: torch.linalg.vector_norm(x),
+    "dtype": lambda x: x.double(),
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_the_detector_finds_every_kind_of_host_read_once(kind):
     with HostReads() as reads:
-        bool(torch.ones(()) > 0)
-    assert reads.found
+        READS[kind](X)
+    assert len(reads.found) == 1, reads.found
+
+
+@pytest.mark.parametrize("kind", NO_READS)
+def test_the_detector_finds_nothing_where_nothing_is_read(kind):
+    with HostReads() as reads:
+        NO_READS[kind](X)
+    assert reads.found == []
 
 
 @pytest.mark.parametrize("constructor", [WithoutBiasCorrection, ReadsOnTheHost], ids=lambda c: c.__name__)

@@ -13,6 +13,8 @@ from bench.optimizers.custom_adam import CustomAdam
 from bench.optimizers.flat import FlatState, ranges_of, stacks_of
 from bench.optimizers.gda2 import GDA2
 from bench.optimizers.universal_anderson_gda import UniversalAndersonGDA
+from bench.optimizers.universal_muon import UniversalMuon
+from bench.optimizers.universal_muon_stable import UniversalMuonStable
 
 SHAPES = st.sampled_from([(), (1,), (5,), (3, 4), (4, 3), (2, 3, 2), (0, 3), (7, 9)])
 
@@ -74,7 +76,7 @@ def train(optimizer, parameters, steps):
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for w in parameters:
-            w.grad = torch.randn(w.shape, generator=generator)
+            w.grad = torch.randn(w.shape, generator=generator).to(w.dtype)
         optimizer.step()
 
 
@@ -109,3 +111,82 @@ def test_a_saved_state_is_not_changed_by_what_follows(constructor):
     train(optimizer, parameters, range(5, 9))
     for a, b in zip(parameters, others, strict=True):
         assert torch.equal(a, b)
+
+
+FLAT = [CustomAdam, GDA2, UniversalAndersonGDA, UniversalMuon, UniversalMuonStable]
+STRIDED = {
+    "every second": lambda base: base[:12:2, 0],
+    "a column": lambda base: base[:6, 1:2],
+    "expanded": lambda base: base[0, :1].expand(6),
+    "expanded matrix": lambda base: base[0, :1].expand(4, 6),
+    "transposed": lambda base: base[:4, :6].T,
+}
+
+
+@pytest.mark.parametrize("gradient", STRIDED.values(), ids=STRIDED)
+@pytest.mark.parametrize("constructor", FLAT)
+def test_a_gradient_alone_may_have_any_strides(constructor, gradient):
+    """One parameter is one piece, which nothing gathers: a kernel that reads on would read what is not its own."""
+    base = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (torch.nn.Parameter(torch.zeros(gradient(base).shape)) for _ in range(2))
+    optimizers = constructor([ours]), constructor([theirs])
+    for _ in range(5):
+        ours.grad, theirs.grad = gradient(base), gradient(base).contiguous()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("constructor", [GDA2, UniversalAndersonGDA])
+def test_parameters_that_drop_out_do_not_hold_the_memory_of_the_others(constructor):
+    parameters = [torch.nn.Parameter(torch.zeros(1000)) for _ in range(10)]
+    optimizer = constructor(parameters)
+    train(optimizer, parameters, range(3))
+    full = storage_bytes(optimizer)
+    for frozen in range(1, 10):
+        for w in parameters[:frozen]:
+            w.grad = None
+        optimizer.step()
+    assert storage_bytes(optimizer) < 1.1 * full
+
+
+def storage_bytes(optimizer):
+    """Bytes of the distinct storages that the state keeps alive, and that a checkpoint holds."""
+    tensors = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+@pytest.mark.parametrize("constructor", FLAT)
+@pytest.mark.parametrize(("before", "after"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_a_state_loads_into_weights_of_another_dtype(constructor, before, after):
+    some, others = parameters_of(0), parameters_of(0)
+    for parameters, dtype in ((some, before), (others, after)):
+        for w in parameters:
+            w.data = w.data.to(dtype)
+    first, second = constructor(some), constructor(others)
+    train(first, some, range(6))
+    second.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        for a, b in zip(others, some, strict=True):
+            a.copy_(b)
+    train(first, some, range(6, 9))
+    train(second, others, range(6, 9))
+    for a, b in zip(some, others, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("constructor", FLAT)
+def test_empty_parameters_alone_are_no_obstacle(constructor):
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(0,), (0, 3)]]
+    train(constructor(parameters), parameters, range(3))
+
+
+def test_a_history_of_another_length_begins_anew():
+    for constructor, name in ((UniversalAndersonGDA, "anderson_m"), (GDA2, "history_size")):
+        parameters = parameters_of(0)
+        optimizer = constructor(parameters)
+        train(optimizer, parameters, range(6))
+        optimizer.param_groups[0][name] = 2
+        optimizer.state.pop(parameters[1])  # a change of the set lays the vectors out anew
+        train(optimizer, parameters, range(6, 12))
+        assert all(w.isfinite().all() for w in parameters)

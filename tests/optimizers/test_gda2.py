@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.optimizers.gda2 import GDA2, Products, correction, solve, transition_weights
+from bench.optimizers.gda2 import GDA2, coefficients, share, solve, transition_weights
 
 SHAPES = [(), (5,), (4, 3), (2, 3, 2, 2)]
 
@@ -180,11 +180,22 @@ def test_solve_adds_a_ridge_to_a_singular_system_alone():
     assert torch.equal(solve(regular, b), torch.tensor([0.5, 0.5], dtype=torch.float64))
 
 
-def test_a_correction_that_is_not_finite_gives_way_to_the_base_step():
-    one, pair, broken = torch.ones(()), torch.ones(2), torch.full((2, 2), torch.nan)
-    products = Products(FF=broken, Ff=pair, SS=torch.eye(2), Sg=pair, sy=pair, yy=pair, ff=one, fg=-one)
-    settings = {"reg": 1e-2, "nu": 0.5, "tau": 1.5, "cos_shift": 0.1, "w_clip": (0.1, 10.0)}
-    assert torch.equal(correction(products, settings), torch.zeros(2))
+def test_coefficients_that_are_not_finite_give_way_to_none():
+    pair = torch.ones(2)
+    history = {"FF": torch.full((2, 2), torch.nan), "ss": pair, "sy": pair, "yy": pair}
+    settings = {"reg": 1e-2, "nu": 0.5, "cos_shift": 0.1, "w_clip": (0.1, 10.0)}
+    assert torch.equal(coefficients(history, pair, 2, settings), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("cc", "gc", "expected"),
+    # |f| = 2 and tau = 1.5, so that c may be 3 long; f · g = -4.
+    [(4.0, 1.0, 1.0), (36.0, 1.0, 0.5), (4.0, -4.0, 0.0), (36.0, -7.0, 0.5), (torch.nan, torch.nan, 0.0)],
+    ids=["whole", "shortened", "uphill", "downhill once shortened", "not finite"],
+)
+def test_the_share_of_the_correction_by_hand(cc, gc, expected):
+    factor = share(torch.tensor(cc), torch.tensor(gc), torch.tensor(4.0), torch.tensor(-4.0), tau=1.5)
+    assert factor.item() == expected
 
 
 def test_another_set_of_gradients_restarts_the_history_and_keeps_the_moments():

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.contracts import CONTRACTS, KNOWN_LIMITS, Subject, Verdict, judge
+from bench.contracts import CONTRACTS, KNOWN_LIMITS, Limit, Subject, Verdict, judge
 from bench.contracts.subject import parameters_of, tensors_in
 from bench.optimizers.catalog import CATALOG
+from bench.optimizers.m3 import M3
+from bench.optimizers.universal_muon import UniversalMuon
 from bench.spec import OptimizerSpec
 
 OWN_VECTORS = {
@@ -53,17 +55,52 @@ def test_known_limits_name_entries_and_contracts():
         assert name in CATALOG or name.count(":") == 1
 
 
-def test_a_limit_hides_no_other_exception():
-    """A contract that is no limit is broken by whatever the optimizer raises, in one line."""
+@pytest.mark.parametrize("contract", ["every_shape", "quadratic"])
+def test_a_limit_hides_no_other_exception(contract):
+    """`quadratic` is a limit of this entry, by slow descent; whatever it raises breaks the contract, in one line."""
 
-    class Raises(torch.optim.SGD):
+    class Raises(UniversalMuon):
         def step(self, closure=None):
             raise KeyError("two\nlines")
 
-    subject = Subject.of(replace(CATALOG["sgd"], name="raises", constructor=Raises))
-    finding = judge(subject, CONTRACTS["every_shape"])
+    finding = judge(Subject.of(replace(CATALOG["universal_muon_auto"], constructor=Raises)), CONTRACTS[contract])
     assert finding.verdict is Verdict.BROKEN
     assert finding.detail == "raises KeyError: 'two\\nlines'"
+    assert finding.limit is None
+
+
+def test_a_limit_hides_no_other_fault():
+    """M3's limit is that its factors may be over 1, not that nothing is checked."""
+
+    class Unchecked(M3):
+        def _check_group(self, group):
+            pass
+
+    finding = judge(Subject.of(replace(CATALOG["m3"], constructor=Unchecked)), CONTRACTS["hyperparameters"])
+    assert finding.verdict is Verdict.BROKEN
+    assert "lr=-1.0" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("pattern", "detail", "covered"),
+    [
+        ("", "largest difference 2", True),
+        ("", "raises KeyError: 'x'", False),
+        ("raises", "raises KeyError: 'x'", False),
+        ("KeyError", "raises KeyError: 'x'", True),
+        ("KeyError: 'y'", "raises KeyError: 'x'", False),
+        ("MyKeyError", "raises KeyError: 'x'", False),
+        ("^falls", "largest difference 2", False),
+    ],
+)
+def test_a_pattern_says_what_a_limit_covers(pattern, detail, covered):
+    assert Limit("reason", pattern).covers(detail) is covered
+
+
+def test_the_limits_of_own_entries_say_what_they_cover():
+    own = [name for name, spec in CATALOG.items() if getattr(spec.constructor, "__module__", "").startswith("bench.")]
+    assert {"m3", "muon", "universal_muon_auto"} <= set(own)
+    assert [key for key, limit in KNOWN_LIMITS.items() if key[0] in own and not limit.pattern] == []
 
 
 def test_a_class_given_by_reference_has_the_limits_of_its_entry():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.optimizers.universal_muon import UniversalMuon, orthogonalise, rescaled, step_scale
+from bench.optimizers.newton_schulz import rescaled
+from bench.optimizers.universal_muon import UniversalMuon, orthogonalise, step_scale
 
 SHAPES = [(), (5,), (4, 6), (6, 4), (5, 5), (2, 3), (2, 3, 2, 2)]
 
