@@ -60,13 +60,14 @@ def share(c: Tensor, f: Tensor, gc: Tensor, gf: Tensor, *, trust: float) -> Tens
 
 
 class Sums(NamedTuple):
-    """Inner products of one step for every tensor; R are its differences of steps, x = f - last step."""
+    """Inner products of one step for every tensor; R: its differences of steps, r and y: those that this step adds."""
 
-    Rx: Tensor  # [tensors, m]
+    Rf: Tensor  # [tensors, m]
     Rg: Tensor  # [tensors, m]
     ff: Tensor  # [tensors]
     fg: Tensor  # [tensors]
-    Rr: Tensor  # [tensors, m], r and y the differences that this step adds
+    rr: Tensor  # [tensors]
+    rs: Tensor  # [tensors], of r with the step applied
     ry: Tensor  # [tensors]
     yy: Tensor  # [tensors]
 
@@ -79,31 +80,35 @@ def theta_of(flat: FlatState, tensors: slice, q: int, sums: Sums, group: dict[st
     if group["use_weighting"]:
         r, y = gram.diagonal(dim1=-2, dim2=-1).sqrt(), flat.products["yy"][tensors, :q].sqrt()
         ridge = reg / (pair_weights(r, y, flat.products["ry"][tensors, :q]) + SMALL)
-    theta = coefficients(gram, sums.Rx[tensors, :q], ridge)
+    theta = coefficients(gram, (sums.Rf - flat.products["Rs"])[tensors, :q], ridge)
     c = ((gram * theta.unsqueeze(1)).sum(-1) * theta).sum(-1).clamp_min(0).sqrt()
     gc = (theta * sums.Rg[tensors, :q]).sum(-1)
     return theta * share(c, sums.ff[tensors].sqrt(), gc, sums.fg[tensors], trust=trust).unsqueeze(-1)
 
 
-def keep_(flat: FlatState, tensors: slice, row: int, sums: Sums) -> None:
-    """Put the inner products of the newest differences of some tensors into their row."""
-    gram, ry, yy = (flat.products[name] for name in ("gram", "ry", "yy"))
-    gram[tensors, row] = gram[tensors, :, row] = sums.Rr[tensors]
-    ry[tensors, row], yy[tensors, row] = sums.ry[tensors], sums.yy[tensors]
+def keep_(flat: FlatState, tensors: slice, row: int, sums: Sums, theta: Tensor) -> None:
+    """Put the inner products of the newest differences of some tensors into their row.
+
+    R · step = R · f - theta R R^T, and R · r = R · step - R · last step: only those of r with itself need its elements.
+    """
+    gram, last = flat.products["gram"][tensors], flat.products["Rs"][tensors]
+    now = sums.Rf[tensors] - (gram * theta[tensors].unsqueeze(1)).sum(-1)  # R · step, [..., m]
+    gram[:, row] = gram[:, :, row] = now - last
+    gram[:, row, row] = sums.rr[tensors]
+    last.copy_(now)
+    last[:, row] = sums.rs[tensors]
+    flat.products["ry"][tensors, row], flat.products["yy"][tensors, row] = sums.ry[tensors], sums.yy[tensors]
 
 
 def measure_(flat: FlatState, r: Range, group: dict[str, Any], sums: Sums) -> None:
     """Take the gradients of a range into its moments, leave f in `flat.work`, add the inner products to `sums`."""
-    g, x = flat.scratch(r, 2)
+    (g,) = flat.scratch(r, 1)
     g = flat.gradient(r, out=g)
     f = adam_step(flat, r, g, group, out=r.of(flat.work))
     q = min(flat.t(r) - 2, group["anderson_m"])
-    if q < 1:
-        return
-    torch.sub(f, r.of(flat.vectors["last_step"]), out=x)
-    R = r.of(flat.vectors["R"][:q])
-    for block in r.blocks:
-        block.add_products_(sums.Rx[:, :q], R, x)
+    for block in r.blocks if q > 0 else ():
+        R = r.of(flat.vectors["R"][:q])
+        block.add_products_(sums.Rf[:, :q], R, f)
         block.add_products_(sums.Rg[:, :q], R, g)
         block.add_products_(sums.ff, f, f)
         block.add_products_(sums.fg, f, g)
@@ -132,8 +137,9 @@ def remember_(flat: FlatState, r: Range, sums: Sums) -> None:
         torch.sub(step, last_step, out=R[row])
         torch.sub(g, last_g, out=y)
         for block in r.blocks:
-            block.add_products_(sums.Rr, R, R[row])
-            block.add_products_(sums.ry, y, R[row])
+            block.add_products_(sums.rr, R[row], R[row])
+            block.add_products_(sums.rs, R[row], step)
+            block.add_products_(sums.ry, R[row], y)
             block.add_products_(sums.yy, y, y)
     last_step.copy_(step)
     last_g.copy_(g)
@@ -145,7 +151,7 @@ class UniversalAndersonGDA(FlatOptimizer):
     The inner products of a tensor's history are kept and get one new row a step.
     """
 
-    PRODUCTS = ("gram", "ry", "yy")
+    PRODUCTS = ("gram", "Rs", "ry", "yy")
 
     def __init__(
         self,
@@ -176,15 +182,15 @@ class UniversalAndersonGDA(FlatOptimizer):
 
     def _products(self, group: dict[str, Any]) -> Mapping[str, tuple[int, ...]]:
         m = group["anderson_m"]
-        return {"gram": (m, m), "ry": (m,), "yy": (m,)} if m > 0 else {}
+        return {"gram": (m, m), "Rs": (m,), "ry": (m,), "yy": (m,)} if m > 0 else {}
 
     def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
         m = group["anderson_m"]
-        shapes = ((m,), (m,), (), (), (m,), (), ())
+        shapes = ((m,), (m,), (), (), (), (), (), ())
         sums = Sums(*(wide(flat.work[:0]).new_zeros(len(flat.tensors), *shape) for shape in shapes))
         for r in flat.ranges:
             measure_(flat, r, group, sums)
-        theta = torch.zeros_like(sums.Rx)
+        theta = torch.zeros_like(sums.Rf)
         for tensors, t in flat.ages():
             q = min(t - 2, m)
             if q > 0:
@@ -195,7 +201,7 @@ class UniversalAndersonGDA(FlatOptimizer):
                 remember_(flat, r, sums)
         for tensors, t in flat.ages():
             if m > 0 and t > 1:
-                keep_(flat, tensors, (t - 2) % m, sums)
+                keep_(flat, tensors, (t - 2) % m, sums, theta)
 
 
 SPEC = OptimizerSpec(
