@@ -1,0 +1,123 @@
+"""`bench rank`: any table of scores, what is said of it, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench import verdict_text
+from bench.cli import cli
+from bench.errors import UsageError
+from bench.ranking import rank_table
+from bench.score_table import read_scores
+
+
+def write(folder, text):
+    path = folder / "scores.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def clear(tmp_path):
+    """a beats b and c, which are not told apart; d diverged in three of five seeds."""
+    rows = ["0,47.0,45.1,45.0,diverged", "1,46.2,44.0,44.1,diverged", "2,47.5,45.4,45.6,Diverged", "3,46.9,45.0,44.8,3",
+            "4,47.3,45.2,45.3,4"]  # fmt: skip
+    return write(tmp_path, "seed,a,b,c,d\n" + "\n".join(rows) + "\n")
+
+
+def test_a_clear_winner_is_the_best_and_the_rest_is_not_told_apart(clear):
+    found = rank_table(clear)
+    by_name = {entry.name: entry for entry in found.entries}
+    assert found.entries[0].name == "a"
+    assert found.best_set == ("a",)
+    assert by_name["b"].rank_interval == by_name["c"].rank_interval == (2, 3)
+    assert by_name["b"].letters == by_name["c"].letters
+    assert (by_name["d"].success.successes, by_name["d"].reliable) == (2, False)
+    said = " ".join(verdict_text.sentences(found))
+    assert "a is the best" in said
+    assert "d finished 2 of 5 runs" in said
+    assert "quivalent" not in said  # nobody asked
+
+
+def test_equivalent_needs_the_test(clear):
+    said = " ".join(verdict_text.sentences(rank_table(clear, margin=0.5)))
+    assert "Equivalent within 0.5, each pair tested on its own: c and b." in said
+    assert "Equivalent" not in " ".join(verdict_text.sentences(rank_table(clear, margin=0.01)))
+
+
+def test_noise_has_no_best(tmp_path):
+    scores = np.random.default_rng(0).normal(size=(5, 4))
+    path = write(
+        tmp_path, "seed,a,b,c,d\n" + "\n".join(f"{i},{','.join(map(str, row))}" for i, row in enumerate(scores))
+    )
+    found = rank_table(path)
+    assert len(found.best_set) == 4
+    assert verdict_text.sentences(found)[0].startswith("No entry is told apart from the best")
+
+
+def test_lower_may_be_better(tmp_path):
+    path = write(tmp_path, "seed,slow,fast\n0,2.0,1.0\n1,2.1,1.1\n2,2.2,1.15\n3,2.0,1.05\n")
+    assert rank_table(path, lower_is_better=True).best_set == ("fast",)
+    assert rank_table(path).best_set == ("slow",)
+
+
+def test_a_missing_score_leaves_its_seed_out_for_all(tmp_path):
+    path = write(tmp_path, "seed,a,b\n0,1,2\n1,1.1,\n2,1.2,2.1\n3,1,2.2\n")
+    found = rank_table(path)
+    assert (found.n_seeds, found.dropped_seeds) == (3, 1)
+    assert "1 seeds were left out" in " ".join(verdict_text.sentences(found))
+
+
+def test_a_diverged_run_scores_the_worst_of_the_table_or_what_is_said(clear):
+    means = [{e.name: e.mean for e in rank_table(clear, chance=chance).entries}["d"] for chance in (None, 0.2)]
+    assert means == [pytest.approx((3 * 3 + 3 + 4) / 5), pytest.approx((3 * 0.2 + 3 + 4) / 5)]
+
+
+def test_against_a_reference_there_are_fewer_tests(clear):
+    found = rank_table(clear, reference="b")
+    assert {pair.b for pair in found.pairs} == {"b"}
+    assert len(found.pairs) == 3
+
+
+REFUSED = {
+    "ragged": ("seed,a,b\n0,1,2\n1,1\n", "scores.csv, row 3: has 2 cells; the header has 3"),
+    "text": ("seed,a,b\n0,1,2\n1,1,good\n", "scores.csv, row 3, b: 'good'; allowed are a finite number, nothing and"),
+    "NaN": ("seed,a,b\n0,nan,2\n1,1,2\n", "row 2, a: 'nan'"),
+    "infinite": ("seed,a,b\n0,inf,2\n1,1,2\n", "row 2, a: 'inf'"),
+    "duplicate names": ("seed,a,a\n0,1,2\n1,1,2\n", "row 1: 'a' is the name of two columns"),
+    "duplicate seeds": ("seed,a,b\n0,1,2\n0,1,2\n", "row 3: seed '0' is there already, in row 2"),
+    "no name": ("seed,a,\n0,1,2\n", "row 1: column 3 has no name"),
+    "no header": ("0,1,2\n1,1,2\n", "row 1: header is '0,1,2'"),
+    "one seed": ("seed,a,b\n0,1,2\n", "1 of 1 rows are complete; a comparison needs 2 seeds or more"),
+    "all diverged": ("seed,a,b\n0,diverged,diverged\n1,diverged,\n", "holds no score"),
+    "empty": ("", "has no row of scores"),
+    "binary": ("seed,a\n0,\0\n", "row 2, a: '\\x00'"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_allowed_is_named_with_its_row(tmp_path, text, message):
+    with pytest.raises(UsageError) as refused:
+        read_scores(write(tmp_path, text))
+    assert message in str(refused.value)
+
+
+def test_unknown_references_and_missing_files_are_named(clear, tmp_path):
+    with pytest.raises(UsageError, match="--reference: unknown entry 'e'"):
+        rank_table(clear, reference="e")
+    with pytest.raises(UsageError, match=r"none\.csv: No such file"):
+        rank_table(tmp_path / "none.csv")
+
+
+def test_the_command_prints_words_and_strict_json(clear):
+    said = CliRunner().invoke(cli, ["rank", str(clear)], catch_exceptions=False)
+    assert said.exit_code == 0 and "a is the best" in said.stdout
+    printed = CliRunner().invoke(cli, ["rank", str(clear), "--json", "--grain", "0.1"], catch_exceptions=False)
+    found = json.loads(printed.stdout, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert {"n_seeds", "entries", "pairs", "friedman", "mde", "seeds_needed"} <= set(found)
+    assert set(found["entries"][0]) >= {"name", "mean", "sd", "ci95", "mean_rank", "rank_interval", "tier", "letters",
+                                        "in_best_set", "success"}  # fmt: skip
+    assert set(found["pairs"][0]) >= {"a", "b", "difference", "ci95", "t", "p", "p_holm", "poi"}
+    assert set(found["friedman"]) >= {"statistic", "p", "p_exact", "kendall_w"}
