@@ -168,7 +168,7 @@ class FlatState:
     [tensors, *shape] in the dtype of inner products. `tensors` are the parameters in the layout's order.
     """
 
-    WORKSPACE: ClassVar[tuple[str, ...]] = ("_scratch", "work")  # of no meaning after a step
+    WORKSPACE: ClassVar[tuple[str, ...]] = ("_scratch", "work", "more_work")  # of no meaning after a step
 
     def __init__(
         self,
@@ -238,6 +238,11 @@ class FlatState:
     def work(self) -> Tensor:
         """A vector [n] for the values of one step."""
         return self.tensors[0].new_empty(self.stacks[-1].stop)
+
+    @cached_property
+    def more_work(self) -> Tensor:
+        """Another one."""
+        return torch.empty_like(self.work)
 
     def advance(self) -> None:
         """Count a step of every parameter."""

@@ -101,10 +101,19 @@ def keep_(flat: FlatState, tensors: slice, row: int, sums: Sums, theta: Tensor) 
 
 
 def measure_(flat: FlatState, r: Range, group: dict[str, Any], sums: Sums) -> None:
-    """Take the gradients of a range into its moments, leave f in `flat.work`, add the inner products to `sums`."""
+    """Take the gradients of a range into moments and history, add the inner products of f, g and y to `sums`.
+
+    Leaves f in `flat.work` and y in `flat.more_work`.
+    """
     (g,) = flat.scratch(r, 1)
     g = flat.gradient(r, out=g)
     f = adam_step(flat, r, g, group, out=r.of(flat.work))
+    if group["anderson_m"] > 0:
+        last_g, y = r.of(flat.vectors["last_g"]), r.of(flat.more_work)
+        torch.sub(g, last_g, out=y)
+        last_g.copy_(g)
+        for block in r.blocks:
+            block.add_products_(sums.yy, y, y)
     q = min(flat.t(r) - 2, group["anderson_m"])
     for block in r.blocks if q > 0 else ():
         R = r.of(flat.vectors["R"][:q])
@@ -124,25 +133,20 @@ def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], theta: Tensor)
 
 
 def remember_(flat: FlatState, r: Range, sums: Sums) -> None:
-    """Take the applied step and the gradients of a range into its history, add the inner products to `sums`.
+    """Take the applied step of a range into its history, add the inner products of r to `sums`.
 
     The differences between steps t and t - 1 lie in row (t - 2) mod m: the order of the rows does not matter.
     """
-    R, last_step, last_g = (r.of(flat.vectors[name]) for name in ("R", "last_step", "last_g"))
-    step = r.of(flat.work)
-    g, y = flat.scratch(r, 2)
-    g = flat.gradient(r, out=g)
+    R, last_step = r.of(flat.vectors["R"]), r.of(flat.vectors["last_step"])
+    step, y = r.of(flat.work), r.of(flat.more_work)
     if flat.t(r) > 1:
-        row = (flat.t(r) - 2) % len(R)
-        torch.sub(step, last_step, out=R[row])
-        torch.sub(g, last_g, out=y)
+        difference = R[(flat.t(r) - 2) % len(R)]
+        torch.sub(step, last_step, out=difference)
         for block in r.blocks:
-            block.add_products_(sums.rr, R[row], R[row])
-            block.add_products_(sums.rs, R[row], step)
-            block.add_products_(sums.ry, R[row], y)
-            block.add_products_(sums.yy, y, y)
+            block.add_products_(sums.rr, difference, difference)
+            block.add_products_(sums.rs, difference, step)
+            block.add_products_(sums.ry, difference, y)
     last_step.copy_(step)
-    last_g.copy_(g)
 
 
 class UniversalAndersonGDA(FlatOptimizer):
