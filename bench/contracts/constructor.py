@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.contracts.subject import Subject, parameters_of, random_gradients, require_same_bits
 from bench.contracts.verdict import Broken, Contract, NotApplicable
+from bench.registry import PLUGIN_FAULTS
 from bench.seeding import globally_seeded
 from bench.spec import Need
 
@@ -36,7 +37,7 @@ def refusals(subject: Subject) -> str:
         except ValueError as error:
             if not _names(str(error), key, value):
                 unnamed.append(f"{case}: {error}")
-        except Exception as error:  # a refusal, but of the wrong kind
+        except PLUGIN_FAULTS as error:  # a refusal, but of the wrong kind
             unnamed.append(f"{case}: {type(error).__name__}: {error}")
         else:
             accepted.append(case)
