@@ -11,11 +11,13 @@ from types import MappingProxyType
 from bench.figures import write_figures
 from bench.findings import findings, printable_line, seeds_text
 from bench.protocol import PROTOCOLS
+from bench.ranking import rank_study
 from bench.record import Environment, Failure
 from bench.store import write_atomic
 from bench.study import Study
 from bench.summary import Row, bounds_lines, claim_lines, metric_title, rows, settings_text
 from bench.tables import LEGEND, markdown_cell, markdown_grid, markdown_table
+from bench.verdict_text import RANK_LEGEND, cells, sentences
 
 FIGURE_TITLES = {
     "final": "Final result",
@@ -42,6 +44,7 @@ def write_report(study: Study, folder: Path, others: Mapping[str, int] = NO_OTHE
     parts = [
         f"# {markdown_cell(study.name)}",
         _list(_facts(study, others)),
+        *_verdict(study),
         "## Result",
         markdown_table(study),
         _list([*bounds_lines(study), *claim_lines(study, table)]),
@@ -89,6 +92,16 @@ def _facts(study: Study, others: Mapping[str, int]) -> list[str]:
         listed = ", ".join(f"{key} ({count} runs)" for key, count in sorted(others.items()))
         facts.append(f"not in this report: runs of other protocols in the same folder, by hash: {listed}")
     return facts
+
+
+def _verdict(study: Study) -> list[str]:
+    """What the runs support, in sentences and by entry; nothing where there is nothing to compare."""
+    found = rank_study(study)
+    if found is None:
+        return []
+    headings = ["optimizer", "rank", "letters", "mean", "95 %", "mean rank", "ok"]
+    grid = markdown_grid(headings, [True, False, True, *[False] * 4], [cells(entry) for entry in found.entries])
+    return ["## Verdict", _list(sentences(found)), grid, RANK_LEGEND]
 
 
 def _failures(study: Study, table: Sequence[Row]) -> list[str]:

@@ -13,6 +13,10 @@ from bench.statistics.verdict import EntryVerdict, Verdict
 if TYPE_CHECKING:
     from rich.console import Group
 
+RANK_LEGEND = (
+    "rank: an interval that holds the rank, jointly for all entries; entries that share a letter are not told apart; "
+    "95 %: of the mean, in parentheses where runs diverged."
+)
 DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
 
 
@@ -85,9 +89,7 @@ def table(verdict: Verdict, said: Sequence[str]) -> Group:
         shown.add_column(heading, justify="left" if heading == "letters" else "right", no_wrap=True)
     for entry in verdict.entries:
         shown.add_row(*(escape(cell) for cell in cells(entry)), style="bold" if entry.in_best_set else "")
-    legend = ("rank: interval that holds the rank, jointly for all entries; entries that share a letter are not told "
-              "apart; bold: best set")  # fmt: skip
-    notes = [legend]
+    notes = [f"{RANK_LEGEND} Bold: the best set."]
     if verdict.friedman is not None:
         found = verdict.friedman
         notes.append(
