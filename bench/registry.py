@@ -27,11 +27,8 @@ from bench.suggestions import unknown
 
 Rates = Literal["default", "documents"]
 MAX_CLASSES = 10  # how many of a module's classes an error lists
-# What somebody else's code may raise when it is imported or constructed.
-PLUGIN_FAULTS = (
-    ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, OSError, RuntimeError, AssertionError,
-    LookupError, ArithmeticError,
-)  # fmt: skip
+# What somebody else's code may raise when it is imported or called: libraries have exception classes of their own.
+PLUGIN_FAULTS = (Exception,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +189,7 @@ def _selected(spec: OptimizerSpec, reference: str, overrides: Mapping[str, Any],
     _require_packages(spec)
     base = spec.documents if rates == "documents" and spec.documents is not None else spec.defaults
     chosen = {**base, **overrides}
-    _try_constructor(spec, chosen)
+    _try_constructor(spec, chosen, overrides)
     return Selected(spec=spec, reference=reference, hyperparameters=_complete(spec, chosen))
 
 
@@ -231,7 +228,7 @@ def _is_finite(value: Any) -> bool:
     return all(math.isfinite(x) for x in (value if isinstance(value, list) else [value]) if isinstance(x, float))
 
 
-def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> None:
+def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Build the optimizer on a few parameters, so that a bad setting is found before anything runs."""
     parameters = [
         RoledParameter(name=role, parameter=nn.Parameter(torch.zeros(2, 2)), role=role)
@@ -249,7 +246,9 @@ def _try_constructor(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) ->
     try:
         groups = spec.build(parameters, hyperparameters).param_groups
     except PLUGIN_FAULTS as error:
-        raise UsageError(f"optimizer {spec.name}: {' '.join(str(error).split())}") from None
+        given = ", ".join(f"{key}={value!r}" for key, value in overrides.items())  # not every library names the value
+        line = " ".join(str(error).split())
+        raise UsageError(f"optimizer {spec.name}: {line}{f'; given {given}' if given else ''}") from None
     if not all("lr" in group for group in groups):
         raise UsageError(f"optimizer {spec.name}: its parameter groups have no lr, which the schedule needs")
     if lost := [key for key in extra if not all(key in group for group in groups)]:

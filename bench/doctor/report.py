@@ -133,7 +133,7 @@ def examine(
         network = look_at(selected, looked, seed, data_dir)
         progress(f"learning rates on {tried.name}")
         rates = try_rates(selected, tried, seed, data_dir)
-    except (*PLUGIN_FAULTS, NotImplementedError) as error:
+    except PLUGIN_FAULTS as error:
         line = " ".join(str(error).split())[:300]
         warnings.append(f"cannot be trained on the network of {looked.name}: {type(error).__name__}: {line}")
     return Report(

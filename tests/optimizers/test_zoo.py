@@ -96,3 +96,10 @@ def test_an_entry_lowers_the_loss_in_20_steps(name: str, need_packages):
     assert record.outcome is Outcome.OK, record.failure
     assert record.steps == 20
     assert losses[1] < losses[0]
+
+
+def test_a_setting_that_a_library_refuses_in_its_own_way_is_one_line(need_packages):
+    """pytorch_optimizer's exceptions are neither ValueError nor of any other common kind."""
+    need_packages(CATALOG["lion"])
+    with pytest.raises(UsageError, match=r"optimizer lion: beta1 must be .*; given betas=\[-0\.5, 0\.9\]"):
+        select(["lion"], {"lion": {"betas": [-0.5, 0.9]}}, "default")
