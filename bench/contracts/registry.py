@@ -11,6 +11,7 @@ from bench.contracts.entries import KNOWN_LIMITS
 from bench.contracts.subject import Subject
 from bench.contracts.verdict import Broken, Contract, Finding, Limit, NotApplicable, Verdict
 from bench.optimizers.catalog import CATALOG
+from bench.registry import PLUGIN_FAULTS
 from bench.seeding import globally_seeded
 from bench.spec import OptimizerSpec
 
@@ -55,7 +56,7 @@ def judge(subject: Subject, contract: Contract) -> Finding:
         return Finding(contract=contract.name, verdict=Verdict.NOT_APPLICABLE, detail=str(reason))
     except Broken as measured:
         detail = str(measured)
-    except Exception as error:  # somebody else's code: whatever it raises is the finding
+    except PLUGIN_FAULTS as error:  # whatever it raises is the finding
         detail = f"raises {type(error).__name__}: {' '.join(str(error).split())}"[:300]
     limit = known_limit(subject, contract.name)
     if limit is None or not limit.covers(detail):

@@ -1,39 +1,24 @@
-"""What the plain forms share: a step over all parameters that have a gradient, and Adam's moments."""
+"""What the plain forms share: settings taken as they are, and Adam's moments."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from bench.optimizers.groupwise import GroupwiseOptimizer
 
-class PlainOptimizer(Optimizer, ABC):
+
+class PlainOptimizer(GroupwiseOptimizer):
     """An optimizer given by its update of a group's parameters; `settings` are the fast form's, all of them."""
 
     def __init__(self, params: ParamsT, **settings: Any) -> None:
         super().__init__(params, settings)
 
-    @abstractmethod
-    def _step_group(self, group: dict[str, Any], pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Update the parameters of `group` that have a gradient: pairs (w, g)."""
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every group; returns the closure's loss, or None without one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            pairs = [(w, w.grad) for w in group["params"] if w.grad is not None]
-            if pairs:
-                self._step_group(group, pairs)
-        return loss
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """The fast form has checked them."""
 
 
 def moments(state: dict[str, Any], g: Tensor, *, beta1: float, beta2: float) -> tuple[Tensor, Tensor, int]:
