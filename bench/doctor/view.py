@@ -14,7 +14,7 @@ from bench.contracts import Verdict
 from bench.doctor.network import Layer, Look
 from bench.doctor.rates import RateRange, Trial
 from bench.doctor.report import Report
-from bench.tables import bytes_text
+from bench.reporting.result_table import bytes_text
 
 STYLES = {
     Verdict.KEPT: "green",

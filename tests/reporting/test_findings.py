@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench.findings import findings, printable_line
 from bench.record import Diagnostics, Failure, Fingerprints, Outcome
+from bench.reporting.findings import findings, printable_line
 from bench.study import Study, load_study
 from bench.summary import rows
 

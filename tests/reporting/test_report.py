@@ -10,10 +10,10 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from bench.figures import FIGURES, write_figures
-from bench.looks import Look, plain
 from bench.record import Environment
-from bench.report import FIGURE_TITLES, write_report
+from bench.reporting.figures import FIGURES, write_figures
+from bench.reporting.figures.looks import Look, plain
+from bench.reporting.report import FIGURE_TITLES, write_report
 from bench.study import Study
 from bench.summary import rows
 

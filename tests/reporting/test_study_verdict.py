@@ -8,7 +8,7 @@ import pytest
 
 from bench.ranking import rank_study
 from bench.record import Outcome
-from bench.report import write_report
+from bench.reporting.report import write_report
 from bench.study import Study
 
 Write = Callable[..., Study]

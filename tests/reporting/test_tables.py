@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.protocol import changed
+from bench.reporting.result_table import (
+    NAME_WIDTH,
+    bytes_text,
+    columns,
+    markdown_cell,
+    markdown_table,
+    terminal_summary,
+)
 from bench.study import Study
 from bench.summary import rows
-from bench.tables import NAME_WIDTH, bytes_text, columns, markdown_cell, markdown_table, terminal_summary
 
 Write = Callable[..., Study]
 EIGHT = {f"universal_optimizer_{i}_xy": {s: 20.0 + 3 * i + s for s in range(5)} for i in range(6)} | {
@@ -34,7 +41,8 @@ def cells(line: str) -> list[str]:
 
 
 def test_importing_the_tables_loads_no_heavy_library():
-    code = "import sys, bench.tables; print({'torch', 'pandas', 'matplotlib', 'seaborn'} & set(sys.modules))"
+    heavy = "{'torch', 'pandas', 'matplotlib', 'seaborn'}"
+    code = f"import sys, bench.reporting.result_table; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from bench.figures import write_figures
-from bench.findings import findings, printable_line, seeds_text
 from bench.protocol import PROTOCOLS
 from bench.ranking import rank_study
 from bench.record import Environment, Failure
+from bench.reporting.figures import write_figures
+from bench.reporting.findings import findings, printable_line, seeds_text
+from bench.reporting.result_table import LEGEND, markdown_cell, markdown_grid, markdown_table
 from bench.store import write_atomic
 from bench.study import Study
 from bench.summary import Row, bounds_lines, claim_lines, metric_title, rows, settings_text
-from bench.tables import LEGEND, markdown_cell, markdown_grid, markdown_table
 from bench.verdict_text import RANK_LEGEND, cells, sentences
 
 FIGURE_TITLES = {

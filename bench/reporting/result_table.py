@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bench.findings import findings
+from bench.reporting.findings import findings
 from bench.summary import (
     PAIRS,
     Estimate,

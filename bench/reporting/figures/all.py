@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
-from bench.looks import BOUND, CROSS, Look, label_points, plain, style
 from bench.record import CurvePoint, RunRecord
+from bench.reporting.figures.looks import BOUND, CROSS, Look, label_points, plain, style
 from bench.study import Study
 from bench.summary import AVERAGES, PAIRS, Row, bounds, lower_is_better, metric_title, rows, unit
 

@@ -1,0 +1,29 @@
+"""`bench list`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.commands.options import AS_JSON, RESULTS, print_json
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["optimizers", "workloads", "protocols", "studies"]), required=False)
+@RESULTS
+@AS_JSON
+def list_command(kind: str | None, results: Path, as_json: bool) -> None:
+    """List optimizers, workloads, protocols and studies."""
+    from bench import listing
+
+    kinds = [kind] if kind else ["optimizers", "workloads", "protocols", "studies"]
+    content = {name: listing.LISTS[name](results) for name in kinds}
+    if as_json:
+        print_json(content[kind] if kind else content)
+        return
+    from rich.console import Console
+
+    console = Console()
+    for name, rows in content.items():
+        console.print(listing.table(name, rows), "")

@@ -1,0 +1,81 @@
+"""What several commands share: options, exit codes, the parsing of settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Documented as part of the interface.
+EXIT_FAILED, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_NO_BASELINE, EXIT_NOTHING_TO_DO, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of all studies.",
+)
+DATA_DIR = click.option(
+    "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`adamw.lr=3e-4` to {"adamw": {"lr": 0.0003}}; values are JSON, or plain text where they are not."""
+    from bench.errors import UsageError
+
+    overrides: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        place, equals, value = text.partition("=")
+        name, dot, key = place.rpartition(".")
+        if not (equals and dot and name and key and value):
+            raise UsageError(f"-O {text!r}: allowed is NAME.KEY=VALUE, as adamw.lr=3e-4")
+        overrides.setdefault(name, {})[key] = _parse_value(value)
+    return overrides
+
+
+def _parse_value(text: str) -> Any:
+    """JSON, Python's True, False and None, or plain text."""
+    words = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`lr=3e-4` to ("lr", 0.0003)."""
+    from bench.errors import UsageError
+
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise UsageError(f"-O {text!r}: allowed is KEY=VALUE, as lr=3e-4")
+    return key, _parse_value(value)
+
+
+def progress_console() -> Any:
+    """Where progress goes: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_json(content: Any) -> None:
+    """`content` on standard output, without NaN."""
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def latest_study(results: Path) -> Path:
+    from bench.errors import UsageError
+    from bench.study import find_studies
+
+    studies = find_studies(results)
+    if not studies:
+        raise UsageError(f"no study in {results}; `bench run` makes one")
+    return studies[-1]

@@ -1,0 +1,122 @@
+"""`bench run`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.commands.options import (
+    AS_JSON,
+    DATA_DIR,
+    EXIT_FAILED,
+    EXIT_NOTHING_TO_DO,
+    RESULTS,
+    parse_overrides,
+    progress_console,
+)
+
+if TYPE_CHECKING:
+    from bench.runner import Plan
+    from bench.study import Study
+
+
+@click.command("run")
+@click.option(
+    "--optimizers",
+    "-o",
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    help="Names, groups (all, builtin, modern, zoo), globs, module:Class or file.py:Class; commas or repeated.",
+)
+@click.option(
+    "--override",
+    "-O",
+    "overrides",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="A setting of one optimizer, as adamw.lr=3e-4.",
+)
+@click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]")
+@click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]")
+@click.option("--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]")
+@click.option(
+    "--lr",
+    "rates",
+    type=click.Choice(["default", "documents"]),
+    help="Whose settings: published defaults or the documents' study.  [default: the protocol's]",
+)
+@RESULTS
+@click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]")
+@DATA_DIR
+@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
+@click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
+@click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@AS_JSON
+def run_command(
+    optimizers: Sequence[str], overrides: Sequence[str], results: Path, as_json: bool, dry_run: bool, **options: Any
+) -> None:
+    """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
+    from bench.display import display
+    from bench.paths import without_folders
+    from bench.protocol import default_protocol
+    from bench.runner import carry_out, prepare
+
+    reason = "given"
+    if options["protocol"] is None:
+        options["protocol"], reason = default_protocol()
+    options["overrides"] = parse_overrides(overrides)
+    command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
+    plan = prepare(list(optimizers), results=results, command=command, **options)
+    _announce(plan, reason)
+    if dry_run:
+        rows = [{"run_id": run.run_id, "optimizer": run.optimizer, "seed": run.seed} for run in plan.missing]
+        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
+        return
+    with display(plan, progress_console()) as watcher:
+        study = carry_out(plan, watcher)
+    _show(study, as_json)
+    planned = {run.run_id for run in plan.runs}
+    failed = [r for r in study.records if r.run_id in planned and r.outcome not in ("ok", "diverged")]
+    if failed:
+        click.echo(f"{len(failed)} runs failed; their records say why; --retry-failed runs them again", err=True)
+        sys.exit(EXIT_FAILED)
+    if not plan.missing:
+        click.echo("nothing to do: every run of this study has a record", err=True)
+        sys.exit(EXIT_NOTHING_TO_DO)
+
+
+def _announce(plan: Plan, reason: str) -> None:
+    """The first lines: which protocol and why, and what will run."""
+    protocol, done = plan.protocol, len(plan.runs) - len(plan.missing)
+    optimizers = list(dict.fromkeys(run.optimizer for run in plan.runs))
+    title = f" — {protocol.title}" if protocol.title else ""
+    click.echo(f"protocol {protocol.name} ({protocol.hash}){title}; chosen because {reason}" if reason != "given"
+               else f"protocol {protocol.name} ({protocol.hash}){title}", err=True)  # fmt: skip
+    click.echo(
+        f"{len(optimizers)} optimizers × {len(plan.runs) // len(optimizers)} seeds × {protocol.epochs} epochs = "
+        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.workers} workers of {plan.threads} "
+        f"threads on {plan.device}; records in {plan.store.path}",
+        err=True,
+    )
+    for line in plan.warnings:
+        click.echo(f"warning: {line}", err=True)
+
+
+def _show(study: Study, as_json: bool) -> None:
+    """The closing table, or every record as JSON."""
+    if as_json:
+        click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))
+        return
+    from rich.console import Console
+
+    from bench.reporting.result_table import terminal_summary
+
+    Console().print(terminal_summary(study))
