@@ -11,13 +11,19 @@ import sys
 
 import click
 
+from bench.commands.baseline import baseline_group
+from bench.commands.check import check_command
+from bench.commands.compare import compare_command
 from bench.commands.doctor import doctor_command
+from bench.commands.export import export_command
 from bench.commands.list import list_command
 from bench.commands.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from bench.commands.power import power_command
 from bench.commands.rank import rank_command, score_command
 from bench.commands.report import report_command
 from bench.commands.run import run_command
 from bench.commands.speed import speed_group
+from bench.commands.tune import tune_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +32,11 @@ def cli() -> None:
     """Show, with evidence, which optimizer trains a multimodal network best."""
 
 
-for command in (run_command, report_command, list_command, rank_command, score_command, doctor_command, speed_group):
+COMMANDS = (
+    run_command, tune_command, report_command, list_command, compare_command, power_command, rank_command,
+    score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.driver import Watcher
 from bench.executor import Progress as EpochProgress
 from bench.plan import Run
+from bench.protocol import Protocol as StudyProtocol
 from bench.record import Outcome, RunRecord
-from bench.runner import Plan, Watcher
+
+
+class Announced(Protocol):
+    """What is shown while it runs: a study's plan, or a search, whose list of runs grows."""
+
+    @property
+    def protocol(self) -> StudyProtocol: ...
+    @property
+    def missing(self) -> Sequence[Run]: ...
 
 
 def _result(record: RunRecord, primary_metric: str) -> str:
@@ -27,7 +39,7 @@ def _result(record: RunRecord, primary_metric: str) -> str:
 class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
     """One line a finished run."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: Announced, console: Console) -> None:
         self._plan, self._console, self._done = plan, console, 0
 
     def __exit__(self, *exception: object) -> None:
@@ -50,9 +62,9 @@ class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
 class LiveView(Watcher, AbstractContextManager["LiveView"]):
     """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: Announced, console: Console) -> None:
         self._plan, self._console, self._done = plan, console, 0
-        self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in plan.missing}
+        self._names: dict[str, str] = {}
         self._epochs: dict[str, int] = {}  # epochs that count as done: a run that stops early counts whole
         self._overall = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn(), TextColumn("left"),
@@ -78,6 +90,8 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
             self._workers[progress.worker] = self._rows.add_task("")
         loss = "not finite" if progress.loss is None else f"{progress.loss:.3f}"
         quality = "" if progress.avg_r1 is None else f"   R@1 {progress.avg_r1:5.1f} %"
+        if progress.run_id not in self._names:
+            self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in self._plan.missing}
         name = escape(self._names.get(progress.run_id, progress.run_id))
         text = f"{name:<28} epoch {progress.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}"
         self._rows.update(self._workers[progress.worker], description=text)
@@ -96,13 +110,14 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
         self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
 
     def _show(self) -> None:
-        runs = f"{self._done}/{len(self._plan.missing)} runs"
-        self._overall.update(self._total, completed=sum(self._epochs.values()), description=runs)
+        count = len(self._plan.missing)
+        done, total = sum(self._epochs.values()), max(1, count * self._plan.protocol.epochs)
+        self._overall.update(self._total, completed=done, total=total, description=f"{self._done}/{count} runs")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
 
-def display(plan: Plan, console: Console) -> LiveView | PlainLines:
+def display(plan: Announced, console: Console) -> LiveView | PlainLines:
     """The live view on a terminal, plain lines where the output is a file or a pipe."""
     return LiveView(plan, console) if console.is_terminal else PlainLines(plan, console)

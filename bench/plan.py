@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from bench.protocol import Protocol
 from bench.record import Failure, Outcome, ProtocolName, RunRecord
+
+# Blocks from here on are for searches alone: no rate is chosen on a seed that ranks.
+TUNING_SEEDS = 1_000_000
 
 
 class Run(BaseModel):
@@ -60,6 +64,11 @@ def ended(run: Run, outcome: Outcome, failure: Failure | None, command: str | No
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
     )
+
+
+def settings_key(hyperparameters: Mapping[str, Any]) -> str:
+    """Equal for equal settings."""
+    return _digest(dict(hyperparameters))
 
 
 def _digest(*parts: Any) -> str:

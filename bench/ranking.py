@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.errors import UsageError
 from bench.record import Outcome
 from bench.score_table import read_scores
+from bench.statistics.intervals import BoolArray, FloatArray
 from bench.statistics.pairs import default_margin
 from bench.statistics.verdict import Options, Verdict, verdict
-from bench.study import Study
 from bench.suggestions import unknown
 from bench.summary import bounds, lower_is_better
+
+if TYPE_CHECKING:
+    from bench.study import Study  # brings torch, which a table needs not wait for
 
 # What an optimizer brings upon itself is an outcome; what happens to a run otherwise leaves it missing.
 OWN_FAILURES = (Outcome.DIVERGED, Outcome.OUT_OF_MEMORY)
@@ -48,11 +54,42 @@ def rank_table(
     return verdict(table.scores, table.names, options, diverged=table.diverged)
 
 
-def rank_study(study: Study) -> Verdict | None:
-    """The verdict on a study's primary metric; None with fewer than two optimizers or two seeds that all have finished.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyScores:
+    """A study's primary metric: scores [seeds, names], NaN where a run has none.
 
-    Diverged runs and those out of memory score chance; seeds with another failed or a missing run are left out.
+    `diverged` marks the runs that failed by their optimizer, out of memory included: they score `chance`, which is the
+    worst score of all where it is not known, None without any score. `grain` is the step of the scores.
     """
+
+    metric: str
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scores: FloatArray
+    diverged: BoolArray
+    chance: float | None
+    grain: float
+    lower_is_better: bool
+
+    @property
+    def complete(self) -> BoolArray:
+        """[seeds]: those in which every optimizer has a score or has diverged."""
+        return np.asarray(~(np.isnan(self.scores) & ~self.diverged).any(axis=1))
+
+    def only(self, names: Sequence[str]) -> StudyScores:
+        """These optimizers alone, in this order."""
+        columns = [self.names.index(name) for name in names]
+        scores, diverged = self.scores[:, columns], self.diverged[:, columns]
+        return replace(self, names=tuple(names), scores=scores, diverged=diverged)
+
+    @property
+    def margin(self) -> float | None:
+        """Within it differences count as equivalent; None for a rank, which has no percentage points."""
+        return None if self.lower_is_better else default_margin(HALF_A_POINT, self.grain)
+
+
+def study_scores(study: Study) -> StudyScores:
+    """The study's runs as a table, names (labels) and seeds in rising order."""
     metric = study.protocol.primary_metric
     names = sorted({study.labels[r.run_id] for r in study.records})
     seeds = sorted({r.seed for r in study.records})
@@ -62,16 +99,32 @@ def rank_study(study: Study) -> Verdict | None:
         diverged[place] = record.outcome in OWN_FAILURES
         if record.outcome is Outcome.OK:
             scores[place] = record.metrics[metric]
-    complete = ~(np.isnan(scores) & ~diverged).any(axis=1)
-    if len(names) < 2 or complete.sum() < 2 or np.isnan(scores[complete]).all():
-        return None
     chance, lower = bounds(study, metric)[0], lower_is_better(metric)
-    if chance is None:
+    if chance is None and not np.isnan(scores).all():
         chance = float(np.nanmax(scores) if lower else np.nanmin(scores))
-    grain = 0.0 if lower else _grain(study, metric)
-    margin = None if lower else default_margin(HALF_A_POINT, grain)
-    options = Options(lower_is_better=lower, chance=chance, grain=grain, margin=margin)
-    return verdict(scores, names, options, diverged=diverged)
+    return StudyScores(
+        metric=metric, names=tuple(names), seeds=tuple(seeds), scores=scores, diverged=diverged, chance=chance,
+        grain=0.0 if lower else _grain(study, metric), lower_is_better=lower,
+    )  # fmt: skip
+
+
+def rank_study(study: Study) -> Verdict | None:
+    """The verdict on a study's primary metric; see `rank_scores`."""
+    return rank_scores(study_scores(study))
+
+
+def rank_scores(found: StudyScores, *, alpha: float = 0.05, reference: str | None = None) -> Verdict | None:
+    """The verdict on these scores; None with fewer than two optimizers or two seeds that all have finished.
+
+    Diverged runs and those out of memory score chance; seeds with another failed or a missing run are left out.
+    """
+    if len(found.names) < 2 or found.complete.sum() < 2 or np.isnan(found.scores[found.complete]).all():
+        return None
+    options = Options(
+        lower_is_better=found.lower_is_better, alpha=alpha, reference=reference, grain=found.grain,
+        chance=found.chance, margin=found.margin,
+    )  # fmt: skip
+    return verdict(found.scores, found.names, options, diverged=found.diverged)
 
 
 def _grain(study: Study, metric: str) -> float:

@@ -5,6 +5,7 @@ Numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity"; m
 
 from __future__ import annotations
 
+import json
 import math
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
@@ -180,7 +181,28 @@ def read_record(text: str | bytes, source: str) -> RunRecord:
 
     Raises `BadRecordError` that begins with `source` where the text is no record of this schema.
     """
-    return _read(RunRecord, text, source)
+    try:
+        record = _read(RunRecord, text, source)
+    except BadRecordError:
+        _refuse_newer(_schema_version(text), source)
+        raise
+    _refuse_newer(record.schema_version, source)
+    return record
+
+
+def _schema_version(text: str | bytes) -> int:
+    """The version that a text claims which is no record of this schema; 0 where it claims none."""
+    try:
+        claimed = json.loads(text)["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return claimed if isinstance(claimed, int) else 0
+
+
+def _refuse_newer(version: int, source: str) -> None:
+    if version > SCHEMA_VERSION:
+        raise BadRecordError(f"{source}: schema version {version} is newer than this bench reads, which is up to "
+                             f"{SCHEMA_VERSION}; update bench")  # fmt: skip
 
 
 def read_curve_point(text: str | bytes, source: str) -> CurvePoint:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from bench.driver import Listed, Placement, Watcher, drive
 from bench.environment import usable_cores
 from bench.errors import BadRecordError, UsageError
-from bench.executor import Done, Engine, LocalEngine, Progress, Shard
+from bench.executor import Engine
 from bench.metrics import metric_names
-from bench.plan import Run, ended
+from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
-from bench.record import Failure, Outcome, RunRecord
+from bench.record import Outcome
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
+from bench.search.plan import tuned_settings
 from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
 
 MAX_SEEDS = 10_000
-ATTEMPTS = 2  # a run whose worker dies is tried once more
+Settings = Rates | Literal["tuned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,25 +38,8 @@ class Plan:
     protocol: Protocol
     runs: tuple[Run, ...]
     missing: tuple[Run, ...]
-    device: str
-    data_dir: Path | None
-    workers: int
-    threads: int
-    command: str | None = None
+    placement: Placement
     warnings: tuple[str, ...] = ()
-
-
-class Watcher:
-    """What a study tells while it runs; every method may be left as it is."""
-
-    def run_done(self, record: RunRecord) -> None:
-        """A run has ended and its record is stored."""
-
-    def epoch_done(self, progress: Progress) -> None:
-        """An epoch has ended on a worker."""
-
-    def retried(self, run: Run, how: str) -> None:
-        """A worker died on `run`, which is tried again."""
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -75,36 +57,43 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             seeds = tuple(dict.fromkeys(listed))
     except ValueError:
         seeds = ()
-    if not seeds or len(seeds) > MAX_SEEDS:
+    if not seeds or len(seeds) > MAX_SEEDS or max(seeds) >= TUNING_SEEDS:
         raise UsageError(
-            f"--seeds {text!r}: allowed are a count >= 1 (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7)"
+            f"--seeds {text!r}: allowed are a count >= 1 (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7), "
+            f"of seeds below {TUNING_SEEDS}; those from there on belong to searches"
         )
     return tuple(seeds)
 
 
-def make_plan(
-    *,
-    protocol: Protocol,
-    selected: Sequence[Selected],
-    seeds: Sequence[int],
-    folder: Path,
-    device: str,
-    data_dir: Path | None,
-    workers: int,
-    threads: int,
-    retry_failed: bool = False,
-    command: str | None = None,
-) -> Plan:
-    """The runs of protocol × optimizers × seeds, seed by seed, so that an interrupted study has whole blocks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a study's commands share: the rules, the optimizers with their settings, the folder, the machine."""
 
-    Reads a real dataset's files first: a missing or broken one raises `UsageError` before anything is written.
-    """
-    for chosen in selected:
-        require_precision(chosen.spec, protocol.precision)
-    data_digest = _checked(protocol, data_dir)
+    protocol: Protocol
+    selected: Sequence[Selected]
+    folder: Path
+    placement: Placement
+
+    def data_digest(self) -> str | None:
+        """The digest of a real dataset's files, read in full.
+
+        Raises `UsageError` for whatever would be found wrong only after runs had begun; nothing is written before.
+        """
+        for chosen in self.selected:
+            require_precision(chosen.spec, self.protocol.precision)
+        return _checked(self.protocol, self.placement.data_dir)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of the optimizers on the protocol's network."""
+        return tuple(_matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected]))
+
+
+def make_plan(basis: Basis, seeds: Sequence[int], *, retry_failed: bool = False) -> Plan:
+    """The runs of protocol × optimizers × seeds, seed by seed, so that an interrupted study has whole blocks."""
+    data_digest = basis.data_digest()
     runs = tuple(
         Run(
-            protocol=protocol,
+            protocol=basis.protocol,
             optimizer=chosen.spec.name,
             reference=chosen.reference,
             hyperparameters=dict(chosen.hyperparameters),
@@ -114,14 +103,13 @@ def make_plan(
             data_digest=data_digest,
         )
         for seed in seeds
-        for chosen in selected
+        for chosen in basis.selected
     )
-    store = Store(folder)
-    missing = tuple(run for run in runs if _is_missing(store, run, retry_failed))
+    store = Store(basis.folder)
+    missing = tuple(run for run in runs if is_missing(store, run, retry_failed))
     return Plan(
-        store=store, protocol=protocol, runs=runs, missing=missing, device=device, data_dir=data_dir,
-        workers=min(workers, max(1, len(missing))), threads=threads, command=command,
-        warnings=tuple(_matrix_warnings(protocol, [chosen.spec for chosen in selected])),
+        store=store, protocol=basis.protocol, runs=runs, missing=missing, warnings=basis.warnings(),
+        placement=replace(basis.placement, workers=min(basis.placement.workers, max(1, len(missing)))),
     )  # fmt: skip
 
 
@@ -145,8 +133,8 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
     return dataset.digest
 
 
-def _is_missing(store: Store, run: Run, retry_failed: bool) -> bool:
-    """Whether the run has no record, or one that cannot be read."""
+def is_missing(store: Store, run: Run, retry_failed: bool) -> bool:
+    """Whether the run has no record, or one that cannot be read, or one of a failure that is to be tried again."""
     try:
         record = store.read_record(run.run_id)
     except BadRecordError:
@@ -162,87 +150,12 @@ def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None) -> Stu
     Raises `UsageError` where another process is at work on the study.
     """
     with plan.store.locked():
-        return _carry_out(plan, watcher, engine)
-
-
-def _carry_out(plan: Plan, watcher: Watcher, engine: Engine | None) -> Study:
-    plan.store.write_protocol(plan.protocol)
-    if plan.missing:
-        engine = engine or LocalEngine(
-            workers=plan.workers, threads=plan.threads, logs=plan.store.path / "logs", on_progress=watcher.epoch_done
-        )
-        try:
-            with _noticing_interrupts() as interrupted:
-                _drive(plan, engine, watcher, interrupted)
-        finally:
-            engine.close()
-    plan.store.mark_used(plan.protocol)
-    study, _ = load_study(plan.store.path, plan.protocol.hash)
-    return study
-
-
-@contextmanager
-def _noticing_interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets.
-
-    An exception out of a signal handler can be lost inside a library that was just at work; an event cannot.
-    """
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _drive(plan: Plan, engine: Engine, watcher: Watcher, interrupted: threading.Event) -> None:
-    """Keep every slot busy until nothing is left; raises `KeyboardInterrupt` soon after Ctrl-C."""
-    waiting = list(reversed(plan.missing))
-    attempts: dict[str, int] = {}
-    busy = 0
-    while waiting or busy:
-        while waiting and busy < engine.slots:
-            run = waiting.pop()
-            attempts[run.run_id] = attempts.get(run.run_id, 0) + 1
-            engine.submit(
-                Shard(
-                    runs=(run,), study=plan.store.path, device=plan.device, data_dir=plan.data_dir, command=plan.command
-                )
-            )
-            busy += 1
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        for done in engine.wait(timeout=0.2):
-            busy -= 1
-            waiting += _unfinished(plan, done, attempts, watcher)
-
-
-def _unfinished(plan: Plan, done: Done, attempts: Mapping[str, int], watcher: Watcher) -> list[Run]:
-    """The runs of an ended shard that have to run again; the others are told to the watcher."""
-    again = []
-    for run in done.shard.runs:
-        record = plan.store.read_record(run.run_id)
-        if done.crashed is not None and run.run_id == done.run_id:
-            if attempts[run.run_id] < ATTEMPTS:
-                watcher.retried(run, done.crashed)
-                again.append(run)
-                continue
-            record = ended(run, Outcome.ERROR, _crash(done.crashed), plan.command)
-            plan.store.write_record(record)
-        if record is None:
-            again.append(run)
-        else:
-            watcher.run_done(record)
-    return again
-
-
-def _crash(how: str) -> Failure:
-    """Why a run has failed whose worker died every time."""
-    text = f"the worker process died {ATTEMPTS} times on this run, last by {how}; the study's logs/ may say why"
-    return Failure(reason=text)
+        plan.store.write_protocol(plan.protocol)
+        if plan.missing:
+            drive(Listed(plan.missing), plan.store, plan.placement, watcher, engine)
+        plan.store.mark_used(plan.protocol)
+        study, _ = load_study(plan.store.path, plan.protocol.hash)
+        return study
 
 
 def run(
@@ -251,25 +164,26 @@ def run(
     protocol: str | Protocol | None = None,
     epochs: int | None = None,
     seeds: int | str | None = None,
-    rates: Rates | None = None,
+    rates: Settings | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     results: str | Path = "results",
     study: str | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     retry_failed: bool = False,
     watcher: Watcher | None = None,
 ) -> Study:
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
 
     `optimizers` are names, groups, globs or references; `overrides` maps an entry to settings, as
-    `{"adamw": {"lr": 3e-4}}`; `rates` chooses default or documents' settings (the protocol's own choice if None).
+    `{"adamw": {"lr": 3e-4}}`; `rates` chooses default, documents' or tuned settings (by default the protocol's).
     Raises `UsageError` where a value is not allowed; nothing is written then.
     """
     plan = prepare(
         optimizers, protocol=protocol, epochs=epochs, seeds=seeds, rates=rates, overrides=overrides, results=results,
-        study=study, data_dir=data_dir, device=device, workers=workers, retry_failed=retry_failed,
+        study=study, data_dir=data_dir, device=device, workers=workers, threads=threads, retry_failed=retry_failed,
     )  # fmt: skip
     return carry_out(plan, watcher or Watcher())
 
@@ -280,35 +194,84 @@ def prepare(
     protocol: str | Protocol | None = None,
     epochs: int | None = None,
     seeds: int | str | None = None,
-    rates: Rates | None = None,
+    rates: Settings | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     results: str | Path = "results",
     study: str | None = None,
     data_dir: str | Path | None = None,
     device: str | None = None,
     workers: int | None = None,
+    threads: int | None = None,
     retry_failed: bool = False,
     command: str | None = None,
 ) -> Plan:
     """The plan of `run` with the same arguments; writes nothing."""
+    found = basis(
+        optimizers, protocol=protocol, epochs=epochs, rates=rates, overrides=overrides, results=results, study=study,
+        data_dir=data_dir, device=device, workers=workers, threads=threads, command=command,
+    )  # fmt: skip
+    numbers = parse_seeds(str(found.protocol.seeds if seeds is None else seeds))
+    return make_plan(found, numbers, retry_failed=retry_failed)
+
+
+def basis(
+    optimizers: str | Sequence[str],
+    *,
+    protocol: str | Protocol | None = None,
+    epochs: int | None = None,
+    rates: Settings | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    results: str | Path = "results",
+    study: str | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    command: str | None = None,
+) -> Basis:
+    """The basis of a study from the arguments of `run`; writes nothing.
+
+    Raises `UsageError` where a value is not allowed.
+    """
     if protocol is None:
         protocol, _ = default_protocol()
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
         chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
-    numbers = parse_seeds(str(chosen.seeds if seeds is None else seeds))
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers
-    selected = select(patterns, overrides or {}, rates or chosen.rates)
     folder = Path(results) / study_name(study or chosen.name)
+    selected = select(patterns, overrides or {}, chosen.rates if rates in (None, "tuned") else rates)
+    if rates == "tuned":
+        found = tuned_settings(folder, chosen, [item.spec.name for item in selected])
+        given = overrides or {}
+        selected = [
+            replace(item, hyperparameters={**found[item.spec.name], **given.get(item.spec.name, {})})
+            for item in selected
+        ]
+    return Basis(
+        protocol=chosen, selected=selected, folder=folder,
+        placement=placed(device=device, data_dir=data_dir, workers=workers, threads=threads, command=command),
+    )  # fmt: skip
+
+
+def placed(
+    *, device: str | None = None, data_dir: str | Path | None = None, workers: int | None = None,
+    threads: int | None = None, command: str | None = None,
+) -> Placement:  # fmt: skip
+    """Where to run: what is given, else the best device and a worker of one thread a core (one worker on a GPU).
+
+    One thread, also with fewer workers: sums over several threads round otherwise, so that a result would depend on the
+    number of workers. Raises `UsageError` where a value is not allowed.
+    """
     place = usable_device(device)
     slots = workers if workers is not None else 1 if place.startswith("cuda") else usable_cores()
-    if slots < 1:
-        raise UsageError(f"--workers {slots}: allowed is a count >= 1")
+    for option, count in (("--workers", slots), ("--threads", 1 if threads is None else threads)):
+        if count < 1:
+            raise UsageError(f"{option} {count}: allowed is a count >= 1")
     data = data_dir or os.environ.get("BENCH_DATA")
-    return make_plan(
-        protocol=chosen, selected=selected, seeds=numbers, folder=folder, device=place,
-        data_dir=None if data is None else Path(data), workers=slots, threads=max(1, usable_cores() // slots),
-        retry_failed=retry_failed, command=command,
+    return Placement(
+        device=place, data_dir=None if data is None else Path(data), workers=slots,
+        threads=threads or 1, command=command,
     )  # fmt: skip
 
 

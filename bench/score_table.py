@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.errors import UsageError
 
 DIVERGED = "diverged"
+LARGEST = 1e100  # beyond, squares of differences overflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,10 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def _names(path: Path, header: list[str]) -> tuple[str, ...]:
+    if separator := next((s for s in (";", "\t") if len(header) == 1 and s in header[0]), None):
+        raise UsageError(
+            f"{path}, row 1: cells are separated by {separator!r}; allowed is a comma, and a point in numbers"
+        )
     if header[0].lower() != "seed" or len(header) < 2:
         raise UsageError(f"{path}, row 1: header is {','.join(header)!r}; allowed is seed,<name>,<name>,…")
     names = header[1:]
@@ -89,6 +94,7 @@ def _cell(path: Path, number: int, name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"{path}, row {number}, {name}: {text!r}; allowed are a finite number, nothing and {DIVERGED}")
+    if not abs(value) <= LARGEST:
+        allowed = f"a finite number (at most {LARGEST:g}), nothing and {DIVERGED}"
+        raise UsageError(f"{path}, row {number}, {name}: {text!r}; allowed are {allowed}")
     return value

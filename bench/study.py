@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import BadRecordError, UsageError
+from bench.plan import TUNING_SEEDS
 from bench.protocol import Protocol
 from bench.record import CurvePoint, RunRecord
 from bench.store import Store
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one protocol in a study's folder; `bad` are records that could not be read."""
+    """The runs of one protocol in a study's folder; `bad` are records that could not be read (see `faults`).
+
+    `records` are those that rank; `trials` are the runs of searches, whose seeds rank nothing.
+    """
 
     path: Path
     protocol: Protocol
     records: tuple[RunRecord, ...]
     bad: tuple[BadRecordError, ...] = ()
+    trials: tuple[RunRecord, ...] = ()
 
     @property
     def name(self) -> str:
@@ -43,11 +48,28 @@ class Study:
             for r in self.records
         }
 
-    @cached_property
+    @property
     def curves(self) -> dict[str, list[CurvePoint]]:
-        """Every run's curve by run id."""
+        """Every run's curve by run id; an unreadable one is empty."""
+        return self._curves[0]
+
+    @property
+    def faults(self) -> tuple[BadRecordError, ...]:
+        """What could not be read: records, which are left out, and curves, whose records count."""
+        return self.bad + self._curves[1]
+
+    @cached_property
+    def _curves(self) -> tuple[dict[str, list[CurvePoint]], tuple[BadRecordError, ...]]:
         store = Store(self.path)
-        return {record.run_id: store.read_curve(record.run_id) for record in self.records}
+        curves: dict[str, list[CurvePoint]] = {}
+        faults: list[BadRecordError] = []
+        for record in self.records:
+            try:
+                curves[record.run_id] = store.read_curve(record.run_id)
+            except BadRecordError as error:
+                curves[record.run_id] = []
+                faults.append(error)
+        return curves, tuple(faults)
 
     def frame(self) -> pd.DataFrame:
         """One row a run: optimizer, seed, outcome, learning rate, loss, times, memory and every metric (percent)."""
@@ -91,7 +113,9 @@ def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dic
     if chosen not in counts:
         raise UsageError(f"study {path}: no runs of protocol {chosen!r}; there are {', '.join(sorted(counts))}")
     own = tuple(record for record in records if record.protocol.hash == chosen)
-    return Study(path, store.read_protocol(chosen), own, tuple(bad)), dict(counts)
+    ranked = tuple(record for record in own if record.seed < TUNING_SEEDS)
+    trials = tuple(record for record in own if record.seed >= TUNING_SEEDS)
+    return Study(path, store.read_protocol(chosen), ranked, tuple(bad), trials), dict(counts)
 
 
 def find_studies(results: Path) -> Sequence[Path]:

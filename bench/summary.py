@@ -75,6 +75,11 @@ class Row:
         return tuple(r for r in self.records if r.outcome is not Outcome.OK)
 
     @property
+    def training_seconds(self) -> float | None:
+        """Mean seconds of training of a run that is ok; None without one."""
+        return statistics.fmean(r.seconds.training for r in self.ok) if self.ok else None
+
+    @property
     def success(self) -> float:
         """Share of runs that are ok."""
         return len(self.ok) / self.runs

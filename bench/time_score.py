@@ -62,10 +62,10 @@ class TimeScores:
 def read_studies(path: Path) -> dict[str, dict[str, list[list[float]]]]:
     """The file's times; raises `UsageError` naming the place of what is not allowed."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as JSON: {error}") from None
     if not (isinstance(content, dict) and content):
         raise UsageError(f"{path}: allowed is {{submission: {{workload: [[time of each trial] per study]}}}}")
@@ -77,6 +77,15 @@ def read_studies(path: Path) -> dict[str, dict[str, list[list[float]]]]:
                 f"{path}: {first} and {name} do not have the same workloads: {differing[0]!r} is in one only"
             )
     return studies
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file, in which JSON itself would let the last of two equal names win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _workloads(path: Path, submission: str, workloads: Any) -> dict[str, list[list[float]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bench.statistics.power import seeds_needed
 from bench.statistics.verdict import EntryVerdict, Verdict
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ RANK_LEGEND = (
     "95 %: of the mean, in parentheses where runs diverged."
 )
 DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
+RANKS_SAID = 12  # entries up to which the sentences name every rank
 
 
-def sentences(verdict: Verdict) -> list[str]:
-    """The answer first, then what remains open and what the runs say besides."""
+def sentences(verdict: Verdict, unit: str = "") -> list[str]:
+    """The answer first, then what remains open and what the runs say besides; `unit` is that of the scores."""
     if len(verdict.entries) == 1:
         return [f"{verdict.entries[0].name} alone: there is nothing to compare it with."]
-    said = [*_answer(verdict), *_open(verdict), *_equivalence(verdict), *_failures(verdict)]
+    after = f" {unit}" if unit else ""
+    said = [*_answer(verdict), *_ranks(verdict), *_open(verdict, after), *_equivalence(verdict, after)]
+    said += _failures(verdict)
     if verdict.n_seeds <= DESCRIPTIVE_SEEDS:
         said.append(f"{verdict.n_seeds} seeds are a description, no ranking; 5 are the standard, 10 for publication.")
     if verdict.dropped_seeds:
@@ -42,24 +46,48 @@ def _answer(verdict: Verdict) -> list[str]:
     return [f"Best set: {{{', '.join(best)}}} ({certainty}); any of them may be the best."]
 
 
-def _open(verdict: Verdict) -> list[str]:
+def _ranks(verdict: Verdict) -> list[str]:
+    """Entries with the same rank interval together, in the order of display."""
+    if len(verdict.entries) > RANKS_SAID or len(verdict.best_set) == len(verdict.entries):
+        return []
+    groups: dict[tuple[int, int], list[str]] = {}
+    for entry in verdict.entries:
+        groups.setdefault(entry.rank_interval, []).append(entry.name)
+    said = [f"{', '.join(names)} {rank_text(*interval)}" for interval, names in groups.items()]
+    return [f"Ranks, {1 - verdict.options.alpha:.0%} jointly: {'; '.join(said)}."]
+
+
+def rank_text(low: int, high: int) -> str:
+    """`1` or `1–3`."""
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
+def _open(verdict: Verdict, unit: str) -> list[str]:
+    """What remains possible between entries not told apart, and the fewest seeds that would tell the first from one."""
     said = []
+    alike = [pair for pair in verdict.pairs if not pair.significant and pair.ci95 is not None]
+    if alike:
+        most = max(abs(end) for pair in alike for end in pair.ci95 or ())
+        said.append(f"Differences up to {most:.3g}{unit} remain possible between entries that share a letter.")
     if verdict.mde is not None:
-        said.append(f"Differences up to {verdict.mde:.3g} remain possible between entries that share a letter "
-                    f"(power {verdict.options.power:g}).")  # fmt: skip
-    unresolved = [pair for pair in verdict.pairs if not pair.significant]
-    if unresolved and verdict.seeds_needed is not None and unresolved[0] is verdict.pairs[0]:
-        pair, more = unresolved[0], verdict.seeds_needed - verdict.n_seeds
-        if more > 0:
-            said.append(f"If their difference is the {abs(pair.difference):.3g} seen here, {more} more seeds would "
-                        f"tell {pair.a} from {pair.b}.")  # fmt: skip
+        said.append(f"These seeds find a difference of {verdict.mde:.3g}{unit} between two entries with probability "
+                    f"{verdict.options.power:g}, at the median spread of the pairs.")  # fmt: skip
+    first = verdict.entries[0].name
+    open_pairs = [p for p in verdict.pairs if first in (p.a, p.b) and not p.significant and not p.equivalent]
+    settings = {"alpha": verdict.options.alpha, "power": verdict.options.power}
+    needed = [(seeds_needed(p.effect_size, len(verdict.pairs), **settings), p) for p in open_pairs if p.effect_size]
+    found = min(((n, p) for n, p in needed if n is not None), key=lambda item: item[0], default=None)
+    if found is not None and (more := found[0] - verdict.n_seeds) > 0:
+        other = found[1].b if found[1].a == first else found[1].a
+        said.append(f"If the difference of {abs(found[1].difference):.3g}{unit} seen here is real, {more} more "
+                    f"seed{'s' if more > 1 else ''} would tell {first} from {other}.")  # fmt: skip
     return said
 
 
-def _equivalence(verdict: Verdict) -> list[str]:
+def _equivalence(verdict: Verdict, unit: str) -> list[str]:
     alike = [f"{pair.a} and {pair.b}" for pair in verdict.pairs if pair.equivalent]
     margin = verdict.options.margin
-    return [f"Equivalent within {margin:.3g}, each pair tested on its own: {'; '.join(alike)}."] if alike else []
+    return [f"Equivalent within {margin:.3g}{unit}, each pair tested on its own: {'; '.join(alike)}."] if alike else []
 
 
 def _failures(verdict: Verdict) -> list[str]:
@@ -100,11 +128,10 @@ def table(verdict: Verdict, said: Sequence[str]) -> Group:
 
 def cells(entry: EntryVerdict) -> list[str]:
     """Name, rank interval, letters, mean, interval, mean rank, successes."""
-    low, high = entry.rank_interval
     interval = "–" if entry.ci95 is None else f"{entry.ci95[0]:.4g} to {entry.ci95[1]:.4g}"
     return [
         entry.name,
-        f"{low}" if low == high else f"{low}–{high}",
+        rank_text(*entry.rank_interval),
         entry.letters,
         f"{entry.mean:.4g}",
         interval if entry.reliable else f"({interval})",

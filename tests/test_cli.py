@@ -114,7 +114,7 @@ def test_whole_way_from_run_to_report(tiny_toml: Path, tmp_path: Path):
     assert {p: p.read_bytes() for p in (tmp_path / "results").rglob("*.json*")} == before
     report = call("report", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
-    assert report.stdout.strip() == "reports/tiny/report.md"
+    assert report.stdout.split() == ["reports/tiny/report.md", "reports/tiny/report.html"]
     assert "custom_adam" in (tmp_path / "reports" / "tiny" / "report.md").read_text()
     listed = json.loads(call("list", "studies", "--json", cwd=tmp_path).stdout)
     assert [(row["name"], row["runs"], row["optimizers"]) for row in listed] == [("tiny", 6, 3)]

@@ -1,13 +1,18 @@
 """`bench rank`: any table of scores, what is said of it, and what is refused."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench import verdict_text
-from bench.cli import cli
+from bench.cli import cli, main
 from bench.errors import UsageError
 from bench.ranking import rank_table
 from bench.score_table import read_scores
@@ -83,8 +88,12 @@ def test_against_a_reference_there_are_fewer_tests(clear):
 
 REFUSED = {
     "ragged": ("seed,a,b\n0,1,2\n1,1\n", "scores.csv, row 3: has 2 cells; the header has 3"),
-    "text": ("seed,a,b\n0,1,2\n1,1,good\n", "scores.csv, row 3, b: 'good'; allowed are a finite number, nothing and"),
+    "text": (
+        "seed,a,b\n0,1,2\n1,1,good\n",
+        "scores.csv, row 3, b: 'good'; allowed are a finite number (at most",
+    ),
     "NaN": ("seed,a,b\n0,nan,2\n1,1,2\n", "row 2, a: 'nan'"),
+    "too large for squares": ("seed,a,b\n0,1e101,2\n1,1,2\n", "row 2, a: '1e101'"),
     "infinite": ("seed,a,b\n0,inf,2\n1,1,2\n", "row 2, a: 'inf'"),
     "duplicate names": ("seed,a,a\n0,1,2\n1,1,2\n", "row 1: 'a' is the name of two columns"),
     "duplicate seeds": ("seed,a,b\n0,1,2\n0,1,2\n", "row 3: seed '0' is there already, in row 2"),
@@ -93,6 +102,10 @@ REFUSED = {
     "one seed": ("seed,a,b\n0,1,2\n", "1 of 1 rows are complete; a comparison needs 2 seeds or more"),
     "all diverged": ("seed,a,b\n0,diverged,diverged\n1,diverged,\n", "holds no score"),
     "empty": ("", "has no row of scores"),
+    "only a header": ("seed,a,b\n", "has no row of scores"),
+    "semicolons": ("seed;a;b\n0;1,5;2\n", "row 1: cells are separated by ';'; allowed is a comma"),
+    "tabs": ("seed\ta\tb\n0\t1\t2\n", "row 1: cells are separated by '\\t'; allowed is a comma"),
+    "open quotes": ('seed,a,b\n0,1,2\n1,"1', "not readable as CSV: unexpected end of data"),
     "binary": ("seed,a\n0,\0\n", "row 2, a: '\\x00'"),
 }
 
@@ -102,6 +115,52 @@ def test_what_is_not_allowed_is_named_with_its_row(tmp_path, text, message):
     with pytest.raises(UsageError) as refused:
         read_scores(write(tmp_path, text))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in REFUSED.values()], ids=REFUSED)
+def test_the_command_refuses_in_one_line_that_names_the_file(tmp_path, text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "rank", str(write(tmp_path, text))])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capsys.readouterr()
+    assert (stop.value.code, output.out, len(output.err.splitlines())) == (2, "", 1)
+    assert "scores.csv" in output.err
+
+
+def test_files_of_spreadsheets_are_read(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_bytes(b"\xef\xbb\xbfseed,a,b\r\n0, 1.5 ,2\r\n\r\n1,1,3\r\n")
+    found = read_scores(path)
+    assert (found.names, found.seeds) == (("a", "b"), ("0", "1"))
+    assert found.scores.tolist() == [[1.5, 2], [1, 3]]
+    path.write_bytes("seed,a".encode("utf-16"))
+    with pytest.raises(UsageError, match=r"scores\.csv: not readable as CSV: 'utf-8' codec"):
+        read_scores(path)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(text=st.text(alphabet='seda,;\n\r"01.5- \tnif', max_size=60))
+def test_any_text_is_read_or_refused_with_its_file(tmp_path_factory, text):
+    path = write(tmp_path_factory.mktemp("any"), "seed,a,b\n0,1,2\n1,2,2.5\n" + text)
+    try:
+        found = rank_table(path)
+    except UsageError as error:
+        assert str(error).startswith(str(path))
+    else:
+        assert found.best_set and verdict_text.sentences(found)
+
+
+def test_the_order_of_columns_and_another_entry_change_no_difference_to_the_reference(clear, tmp_path):
+    rows = [line.split(",") for line in clear.read_text().splitlines()]
+    turned = tmp_path / "turned.csv"
+    turned.write_text("\n".join(",".join([row[0], *row[:0:-1]]) for row in rows))
+    assert rank_table(turned) == rank_table(clear)
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("\n".join(",".join(row[:3]) for row in rows))
+    before, after = (rank_table(path, reference="b") for path in (fewer, clear))
+    (pair,) = before.pairs
+    same = next(other for other in after.pairs if other.a == "a")
+    assert (pair.difference, pair.ci95, pair.p) == (same.difference, same.ci95, same.p)
 
 
 def test_unknown_references_and_missing_files_are_named(clear, tmp_path):
@@ -121,3 +180,16 @@ def test_the_command_prints_words_and_strict_json(clear):
                                         "in_best_set", "success"}  # fmt: skip
     assert set(found["pairs"][0]) >= {"a", "b", "difference", "ci95", "t", "p", "p_holm", "poi"}
     assert set(found["friedman"]) >= {"statistic", "p", "p_exact", "kendall_w"}
+
+
+@pytest.mark.slow
+def test_fifty_entries_times_hundred_seeds_are_quick_and_wait_for_no_torch(tmp_path):
+    x = np.random.default_rng(0).normal(size=(100, 50))
+    text = "\n".join(f"{i},{','.join(f'{v:.4f}' for v in row)}" for i, row in enumerate(x))
+    path = write(tmp_path, f"seed,{','.join(f'o{i}' for i in range(50))}\n{text}\n")
+    code = "import sys; from bench.cli import cli; cli(['rank', sys.argv[1]], standalone_mode=False); " \
+           "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"  # fmt: skip
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 6  # 1.2 s alone

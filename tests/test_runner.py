@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import bench
+from bench.driver import Watcher
 from bench.errors import EngineError, UsageError
 from bench.executor import Progress
 from bench.paths import without_folders
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.record import Outcome, RunRecord
-from bench.runner import Watcher, parse_seeds, prepare
+from bench.runner import parse_seeds, prepare
 from bench.store import Store
 from bench.study import Study, find_studies, load_study
 from bench.trainer import execute

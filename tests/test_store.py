@@ -82,6 +82,13 @@ def test_unreadable_records_are_named_and_the_others_kept(tmp_path: Path):
     assert len(bad) == 1 and "sgd-s1-abc" in str(bad[0]) and "Invalid JSON" in str(bad[0])
 
 
+@pytest.mark.parametrize("newer", [{}, {"a_key_of_tomorrow": 1}, {"outcome": "better than ok"}])
+def test_a_record_of_a_newer_schema_is_refused_by_its_version(newer: dict):
+    content = json.loads(make_record("sgd-s0-abc").model_dump_json()) | newer | {"schema_version": 7}
+    with pytest.raises(BadRecordError, match=r"^here: schema version 7 is newer .* up to 1; update bench$"):
+        read_record(json.dumps(content), "here")
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode),
                  st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),

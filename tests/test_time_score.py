@@ -2,13 +2,14 @@
 
 import json
 import math
+import sys
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.cli import cli
+from bench.cli import cli, main
 from bench.errors import UsageError
 from bench.time_score import read_studies, score_studies
 
@@ -70,6 +71,13 @@ def test_scores_lie_between_0_and_1_and_do_not_depend_on_order(times):
 
 
 REFUSED = {
+    "empty": ("", "not readable as JSON: Expecting value"),
+    "too deep": ("[" * 100_000, "not readable as JSON: maximum recursion depth"),
+    "a submission twice": ('{"a": {"w": [[1]]}, "a": {"w": [[2]]}}', "not readable as JSON: 'a' is there twice"),
+    "a workload twice": ('{"a": {"w": [[1]], "w": [[2]]}}', "'w' is there twice"),
+    "no trials": ('{"a": {"w": [[]]}}', "a, w: allowed is a list of studies"),
+    "true": ('{"a": {"w": [[true]]}}', "a, w, study 0: time is True"),
+    "infinite": ('{"a": {"w": [[1e999]]}}', "time is inf"),
     "truncated": ('{"a": {"w": [[1', "not readable as JSON"),
     "a list": ("[1]", "allowed is {submission"),
     "no workloads": ('{"a": {}}', "a: allowed is {workload"),
@@ -89,6 +97,27 @@ def test_what_is_not_allowed_is_named(tmp_path, text, message):
     with pytest.raises(UsageError) as refused:
         read_studies(path)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in REFUSED.values()], ids=REFUSED)
+def test_the_command_refuses_in_one_line_that_names_the_file(tmp_path, text, monkeypatch, capsys):
+    path = tmp_path / "times.json"
+    path.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["bench", "score", str(path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capsys.readouterr()
+    assert (stop.value.code, output.out, len(output.err.splitlines())) == (2, "", 1)
+    assert "times.json" in output.err
+
+
+def test_a_byte_order_mark_is_no_fault_and_a_missing_file_is(tmp_path):
+    path = tmp_path / "times.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": {"w": [[1]]}}\r\n')
+    assert read_studies(path) == {"a": {"w": [[1.0]]}}
+    for place, fault in ((tmp_path / "none.json", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError, match=fault):
+            read_studies(place)
 
 
 def test_the_command_prints_a_table_and_strict_json(tmp_path):

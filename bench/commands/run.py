@@ -49,14 +49,16 @@ if TYPE_CHECKING:
 @click.option(
     "--lr",
     "rates",
-    type=click.Choice(["default", "documents"]),
-    help="Whose settings: published defaults or the documents' study.  [default: the protocol's]",
+    type=click.Choice(["default", "documents", "tuned", "search"]),
+    help="Whose settings: published defaults, the documents' study, or the best of `bench tune`, searched first with "
+    "`search`.  [default: the protocol's]",
 )
 @RESULTS
 @click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]")
 @DATA_DIR
 @click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
 @click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
+@click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]")
 @click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @AS_JSON
@@ -74,6 +76,9 @@ def run_command(
         options["protocol"], reason = default_protocol()
     options["overrides"] = parse_overrides(overrides)
     command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
+    if options["rates"] == "search":
+        _search(optimizers, overrides, results=results, **options)
+        options["rates"] = "tuned"
     plan = prepare(list(optimizers), results=results, command=command, **options)
     _announce(plan, reason)
     if dry_run:
@@ -93,6 +98,15 @@ def run_command(
         sys.exit(EXIT_NOTHING_TO_DO)
 
 
+def _search(optimizers: Sequence[str], overrides: Sequence[str], **options: Any) -> None:
+    """The search of `bench tune` with its defaults, or what is missing of it."""
+    from bench.commands.tune import carry_out_search
+    from bench.search.tuning import Request
+
+    shared = {key: value for key, value in options.items() if key not in ("rates", "seeds", "overrides")}
+    carry_out_search(Request(), optimizers, overrides, **shared)
+
+
 def _announce(plan: Plan, reason: str) -> None:
     """The first lines: which protocol and why, and what will run."""
     protocol, done = plan.protocol, len(plan.runs) - len(plan.missing)
@@ -102,8 +116,8 @@ def _announce(plan: Plan, reason: str) -> None:
                else f"protocol {protocol.name} ({protocol.hash}){title}", err=True)  # fmt: skip
     click.echo(
         f"{len(optimizers)} optimizers × {len(plan.runs) // len(optimizers)} seeds × {protocol.epochs} epochs = "
-        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.workers} workers of {plan.threads} "
-        f"threads on {plan.device}; records in {plan.store.path}",
+        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.placement.workers} workers of "
+        f"{plan.placement.threads} threads on {plan.placement.device}; records in {plan.store.path}",
         err=True,
     )
     for line in plan.warnings:

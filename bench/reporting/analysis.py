@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from bench.errors import UsageError
 from bench.ranking import OWN_FAILURES, rank_study
 from bench.record import Outcome, RunRecord
+from bench.search.rates import ByRates, by_rates
+from bench.search.results import SearchResult, search_results
 from bench.statistics.intervals import FloatArray
+from bench.statistics.pairs import holm, paired_t
+from bench.statistics.power import ALPHA
 from bench.statistics.ranks import block_ranks
 from bench.statistics.targets import TargetTimes, target_times, time_to_target
 from bench.statistics.verdict import Verdict
@@ -27,13 +32,24 @@ LEVELS = 8  # targets stand at eighths of the way from chance to the ceiling
 class Target:
     """A score to reach, and by optimizer (label) the summary of its runs' times on each axis.
 
-    `times[axis][label]` are the runs' times, infinite where not reached, in the order of the row's records that ended.
+    `times[axis][label]` are the times of the runs of `seeds[label]`, infinite where not reached.
     """
 
     score: float
     how: str
+    seeds: dict[str, tuple[int, ...]]
     summary: dict[Axis, dict[str, TargetTimes]]
     times: dict[Axis, dict[str, tuple[float, ...]]]
+
+    def blocks(self, axis: Axis = "steps") -> tuple[tuple[str, ...], FloatArray]:
+        """Optimizers, and their times [seeds, optimizers] on the seeds that all of them have and some run reached.
+
+        With one task a performance profile is over seeds.
+        """
+        shared = sorted(frozenset.intersection(*map(frozenset, self.seeds.values())))
+        columns = [dict(zip(self.seeds[name], times, strict=True)) for name, times in self.times[axis].items()]
+        x = np.array([[column[seed] for column in columns] for seed in shared]).reshape(len(shared), len(columns))
+        return tuple(self.times[axis]), x[np.isfinite(x).any(axis=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +59,43 @@ class RankCourse:
     epochs: tuple[int, ...]
     names: tuple[str, ...]
     mean_rank: FloatArray
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """`early` was significantly better up to epoch `until`, and `late` from epoch `since` on."""
+
+    early: str
+    late: str
+    until: int
+    since: int
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study and what its report needs of it; every part is computed on first use."""
+    """A study and what its report needs of it; every part is computed on first use.
+
+    `rates` tells its tuned runs, which it ranks where there are any, from those with default settings.
+    """
 
     study: Study
+    rates: ByRates | None = None
+
+    @cached_property
+    def searches(self) -> dict[str, SearchResult]:
+        """The searches of the study's protocol by optimizer."""
+        return search_results(self.study)
 
     @property
     def metric(self) -> str:
         """The primary metric."""
         return self.study.protocol.primary_metric
+
+    @property
+    def points(self) -> str:
+        """The unit of differences of the primary metric."""
+        return "" if self._lower else "points"
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -104,7 +145,8 @@ class Analysis:
         summary: dict[Axis, dict[str, TargetTimes]] = {
             axis: {name: target_times(of, limit[axis]) for name, of in times[axis].items()} for axis in AXES
         }
-        return Target(score=score, how=how, summary=summary, times=times)
+        seeds = {row.optimizer: tuple(r.seed for r in _counted(row)) for row in self.rows if row.optimizer in curves}
+        return Target(score=score, how=how, seeds=seeds, summary=summary, times=times)
 
     @cached_property
     def rank_course(self) -> RankCourse | None:
@@ -112,29 +154,28 @@ class Analysis:
 
         Blocks are the seeds that every optimizer has; runs that diverged or ran out of memory rank last throughout.
         """
-        seeds = sorted(frozenset.intersection(*(frozenset(r.seed for r in _counted(row)) for row in self.rows)))
-        by_epoch = [{r.seed: self._by_epoch(r) for r in _counted(row)} for row in self.rows]
-        ended = [scores for runs in by_epoch for seed, scores in runs.items() if seed in seeds and scores is not None]
+        runs = {row.optimizer: {r.seed: self._by_epoch(r) for r in _counted(row)} for row in self.rows}
+        seeds = sorted(frozenset.intersection(*(frozenset(of) for of in runs.values())))
+        ended = [scores for of in runs.values() for seed in seeds if (scores := of[seed]) is not None]
         epochs = sorted(frozenset.intersection(*map(frozenset, ended))) if ended else []
-        if len(self.rows) < 2 or not seeds or len(epochs) < 2:
+        if len(runs) < 2 or len(epochs) < 2:
             return None
-        worst = np.inf if self._lower else -np.inf
         sign = -1.0 if self._lower else 1.0
-        mean_rank = [
-            block_ranks([
-                [sign * (scores[epoch] if (scores := runs[seed]) is not None else worst) for runs in by_epoch]
-                for seed in seeds
-            ]).mean(axis=0)
-            for epoch in epochs
-        ]  # fmt: skip
-        names = tuple(row.optimizer for row in self.rows)
-        return RankCourse(epochs=tuple(epochs), names=names, mean_rank=np.array(mean_rank))
+        x = np.array([[[_signed(of[seed], epoch, sign) for of in runs.values()] for seed in seeds] for epoch in epochs])
+        names = tuple(runs)
+        mean_rank = np.array([block_ranks(at_epoch).mean(axis=0) for at_epoch in x])
+        return RankCourse(epochs=tuple(epochs), names=names, mean_rank=mean_rank, flips=_flips(x, names, epochs))
 
     def _by_epoch(self, record: RunRecord) -> dict[int, float] | None:
         """The metric at every evaluated epoch; None for a run that failed by its optimizer."""
         if record.outcome is not Outcome.OK:
             return None
         return {p.epoch: p.metrics[self.metric] for p in self.study.curves[record.run_id] if self.metric in p.metrics}
+
+
+def _signed(scores: Mapping[int, float] | None, epoch: int, sign: float) -> float:
+    """The score, higher better; the worst for a run that failed."""
+    return -np.inf if scores is None else sign * scores[epoch]
 
 
 def _counted(row: Row) -> tuple[RunRecord, ...]:
@@ -159,3 +200,39 @@ def _curve(study: Study, record: RunRecord, metric: str) -> _Curve:
         "seconds": [p.seconds.training for p in points],
     }
     return _Curve(times=times, scores=[p.metrics[metric] for p in points])
+
+
+def _flips(x: FloatArray, names: Sequence[str], epochs: Sequence[int]) -> tuple[Flip, ...]:
+    """Pairs of x [epochs, seeds, k], higher better, whose order is resolved one way and later the other way.
+
+    Paired t with Holm's correction within each epoch; optimizers with a failed run take no part.
+    """
+    whole = [i for i in range(len(names)) if np.isfinite(x[:, :, i]).all()]
+    first, second = (np.array(whole, int)[side] for side in np.triu_indices(len(whole), 1))
+    if x.shape[1] < 2 or not len(first):
+        return ()
+    lead = np.zeros((len(epochs), len(first)))
+    for at, scores in enumerate(x):
+        test = paired_t(scores[:, first], scores[:, second])
+        lead[at] = np.sign(test.difference) * (holm(test.p) <= ALPHA)
+    flips = []
+    for m in np.flatnonzero((lead.max(axis=0) > 0) & (lead.min(axis=0) < 0)):
+        last = lead[np.flatnonzero(lead[:, m])[-1], m]
+        a, b = names[int(first[m])], names[int(second[m])]
+        late, early = (a, b) if last > 0 else (b, a)
+        until = int(np.flatnonzero(lead[:, m] == -last)[-1])
+        since = until + int(np.flatnonzero(lead[until:, m] == last)[0])
+        flips.append(Flip(early, late, epochs[until], epochs[since]))
+    return tuple(flips)
+
+
+def analyse(study: Study) -> Analysis:
+    """The analysis of a study: of its tuned runs where there are any, with the default ones beside them.
+
+    Raises `UsageError` where there is nothing but trials.
+    """
+    if not study.records:
+        raise UsageError(f"study {study.name}: {len(study.trials)} trials of searches and no run that ranks; "
+                         "`bench run --lr tuned` makes them")  # fmt: skip
+    rates = by_rates(study)
+    return Analysis(rates.ranked, rates)

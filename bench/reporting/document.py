@@ -33,10 +33,19 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell: what is read, and the number it is sorted by and exported as (None: its text)."""
+    """A table's cell: what is read, the number that it shows, and what it is sorted by where it shows no single one.
+
+    `value` is exported in full precision in place of the text; without it the text is.
+    """
 
     text: str
     value: float | None = None
+    order: float | None = None
+
+    @property
+    def sort_key(self) -> float | None:
+        """What the cell is sorted by; None where by its text."""
+        return self.order if self.value is None else self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ _START: dict[str, Callable[[Fingerprints], str | None]] = {
 def findings(study: Study, table: Sequence[Row]) -> list[str]:
     """The lines of `worth knowing`; independent of the order of the records."""
     checks = (_broken_blocks, _repeated, _configurations, _uneven, _failures, _updates, _skipped, _idle, _identical)
-    unreadable = sorted(f"unreadable record left out: {printable_line(str(e), study)}" for e in study.bad)
+    unreadable = sorted(f"left out, because unreadable: {printable_line(str(e), study)}" for e in study.faults)
     return [*unreadable, *(printable_line(line, study) for check in checks for line in check(table))]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from bench.reporting.document import Cell, Table, number, table
 from bench.reporting.findings import findings
 from bench.summary import (
     PAIRS,
@@ -22,7 +22,7 @@ from bench.summary import (
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Table as Grid
 
     from bench.study import Study
 
@@ -42,28 +42,35 @@ class Column:
 
     heading: str
     part: Part
-    cell: Callable[[Row], str]
+    cell: Callable[[Row], Cell]
     text: bool = False
 
 
-def _number(value: Estimate | None, spread: bool = False, digits: int = 2) -> str:
+def _estimate(value: Estimate | None, spread: bool = False, digits: int = 2) -> Cell:
     if value is None:
-        return NOTHING
+        return Cell(NOTHING)
     mean = f"{value.mean:.{digits}f}"
-    return f"{mean} ± {value.sd:.{digits}f}" if spread and value.sd is not None else mean
+    return Cell(f"{mean} ± {value.sd:.{digits}f}" if spread and value.sd is not None else mean, value.mean)
 
 
-def _headline(row: Row, metric: str) -> str:
+def _headline(row: Row, metric: str) -> Cell:
     """Mean ± sd; a row without any ok run says what happened and shows no number."""
     if not row.ok:
-        return next(iter(row.outcomes)).replace("_", " ")
-    return _number(row.metrics.get(metric), spread=True)
+        return Cell(next(iter(row.outcomes)).replace("_", " "))
+    return _estimate(row.metrics.get(metric), spread=True)
 
 
-def _both(row: Row, forth: str, back: str) -> str:
+def _joined(values: Sequence[Estimate | None]) -> Cell:
+    """Several means in one cell, sorted by the first."""
+    if not any(values):
+        return Cell(NOTHING)
+    first = values[0].mean if values[0] else None
+    return Cell("/".join(_estimate(value, digits=1).text for value in values), order=first)
+
+
+def _both(row: Row, forth: str, back: str) -> Cell:
     """The two directions of a pair of modalities."""
-    values = [row.metrics.get(f"{direction}_r1") for direction in (forth, back)]
-    return NOTHING if values == [None, None] else "/".join(_number(value, digits=1) for value in values)
+    return _joined([row.metrics.get(f"{direction}_r1") for direction in (forth, back)])
 
 
 def bytes_text(count: float) -> str:
@@ -80,26 +87,60 @@ def columns(table: Sequence[Row], primary: str = "avg_r1") -> list[Column]:
     pairs = {label: pair for label, pair in PAIRS.items() if any(f"{d}_r1" in r.metrics for r in table for d in pair)}
     leading = f"{metric_title(primary)} {unit(primary)}".rstrip()
     first = [] if primary == "avg_r1" else [Column(leading, "quality", lambda row: _headline(row, primary))]
-    class_level = [Column("class", "cost", lambda row: _number(row.class_r1))]
+    class_level = [Column("class", "cost", lambda row: _estimate(row.class_r1))]
     return [
-        Column("optimizer", "name", lambda row: row.optimizer, text=True),
+        Column("optimizer", "name", lambda row: Cell(row.optimizer), text=True),
         *first,
         Column("R@1 %", "quality", lambda row: _headline(row, "avg_r1")),
         *(Column(label, "quality", lambda row, pair=pair: _both(row, *pair)) for label, pair in pairs.items()),
-        Column("runs", "quality", lambda row: outcomes_text(row.outcomes), text=True),
-        Column("R@5", "cost", lambda row: _number(row.metrics.get("avg_r5"))),
-        Column("R@10", "cost", lambda row: _number(row.metrics.get("avg_r10"))),
+        Column("runs", "quality", lambda row: Cell(outcomes_text(row.outcomes)), text=True),
+        Column("R@5", "cost", lambda row: _estimate(row.metrics.get("avg_r5"))),
+        Column("R@10", "cost", lambda row: _estimate(row.metrics.get("avg_r10"))),
         *(class_level if any(row.class_r1 for row in table) else []),
-        Column("loss", "cost", lambda row: _number(row.loss, digits=3)),
-        Column("s/epoch", "cost", lambda row: _optional(row.seconds_an_epoch, "{:.2f}")),
-        Column("step", "cost", lambda row: _optional(row.step_share, "{:.0%}").replace("%", " %")),
-        Column("memory", "cost", lambda row: bytes_text(row.peak_bytes) if row.peak_bytes else NOTHING),
-        Column("state", "cost", lambda row: bytes_text(row.state_bytes) if row.peak_bytes else NOTHING),
+        Column("loss", "cost", lambda row: _estimate(row.loss, digits=3)),
+        Column("s/epoch", "cost", lambda row: number(row.seconds_an_epoch, ".2f")),
+        Column("step", "cost", lambda row: _share(row.step_share)),
+        Column("memory", "cost", lambda row: _bytes(row.peak_bytes, row)),
+        Column("state", "cost", lambda row: _bytes(row.state_bytes, row)),
     ]
 
 
-def _optional(value: float | None, form: str) -> str:
-    return NOTHING if value is None else form.format(value)
+def _share(value: float | None) -> Cell:
+    return Cell(NOTHING) if value is None else Cell(f"{100 * value:.0f} %", value)
+
+
+def _bytes(count: int, row: Row) -> Cell:
+    return Cell(bytes_text(count), count) if row.peak_bytes else Cell(NOTHING)
+
+
+def result(study: Study) -> Table:
+    """One wide table: quality and cost."""
+    found = rows(study)
+    return _table("result", "Quality and cost", found, columns(found, study.protocol.primary_metric), LEGEND + ".")
+
+
+def directions(study: Study) -> Table:
+    """R@1, R@5 and R@10 of every direction, with time and status."""
+    found = rows(study)
+    present = [d for pair in PAIRS.values() for d in pair if any(f"{d}_r1" in row.metrics for row in found)]
+    by_name = {column.heading: column for column in columns(found)}
+    chosen = [
+        by_name["optimizer"],
+        *(Column(d.upper().replace("2", "→"), "quality", lambda row, d=d: _direction(row, d)) for d in present),
+        Column("training", "cost", lambda row: number(row.training_seconds, ".1f")),
+        Column("status", "cost", lambda row: Cell(outcomes_text(row.outcomes)), text=True),
+    ]
+    note = "R@1/R@5/R@10 in percent, means over the runs that are ok; training: seconds a run, without evaluation."
+    return _table("directions", "Retrieval in both directions", found, chosen, note)
+
+
+def _direction(row: Row, direction: str) -> Cell:
+    return _joined([row.metrics.get(f"{direction}_r{k}") for k in (1, 5, 10)])
+
+
+def _table(stem: str, caption: str, found: Sequence[Row], chosen: Sequence[Column], note: str) -> Table:
+    headings, cells = [c.heading for c in chosen], [[c.cell(row) for c in chosen] for row in found]
+    return table(stem, caption, headings, cells, text=[c.heading for c in chosen if c.text], note=note)
 
 
 def terminal_summary(study: Study) -> Group:
@@ -123,18 +164,18 @@ def terminal_summary(study: Study) -> Group:
     return Group(*shown)
 
 
-def _terminal_table(table: Sequence[Row], chosen: Sequence[Column]) -> Table:
-    from rich.table import Table
+def _terminal_table(table: Sequence[Row], chosen: Sequence[Column]) -> Grid:
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    view = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
+    view = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
     for column in chosen:
         # Numbers and names keep their width in a narrow terminal; outcomes are wrapped.
         wrapped = column.text and column.part != "name"
         view.add_column(column.heading, justify="left" if column.text else "right", no_wrap=not wrapped)
     for row in table:
         # As Text, so that a name like [bold] is shown and not obeyed.
-        view.add_row(*(Text(_folded(column.cell(row))) for column in chosen), style="" if row.ok else "dim")
+        view.add_row(*(Text(_folded(column.cell(row).text)) for column in chosen), style="" if row.ok else "dim")
     return view
 
 
@@ -144,37 +185,11 @@ def _folded(text: str) -> str:
     return "\n".join(plain[i : i + NAME_WIDTH] for i in range(0, len(plain), NAME_WIDTH))
 
 
-def _note(line: str) -> Table:
+def _note(line: str) -> Grid:
     """A line behind a dot, its later lines under its first; a fault is red."""
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    view = Table.grid(padding=(0, 1))
+    view = Grid.grid(padding=(0, 1))
     view.add_row("•", Text(line, style="bold red" if line.startswith("FAULT") else "", overflow="fold"))
     return view
-
-
-def markdown_cell(text: str) -> str:
-    """`text` as a cell or line of markdown: no markup, no cell border, no line break."""
-    for sign in "\\`*{}[]<>|#~$&":
-        text = text.replace(sign, f"\\{sign}")
-    # Within a word an underscore is no markup.
-    return " ".join(re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text).split())
-
-
-def markdown_grid(headings: Sequence[str], left: Sequence[bool], cells: Sequence[Sequence[str]]) -> str:
-    """A markdown table; `left` says which columns are text."""
-    lines = [headings, [":--" if side else "--:" for side in left]]
-    lines += [[markdown_cell(cell) for cell in line] for line in cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def markdown_table(study: Study) -> str:
-    """One wide table."""
-    table = rows(study)
-    chosen = columns(table, study.protocol.primary_metric)
-    return markdown_grid(
-        [column.heading for column in chosen],
-        [column.text for column in chosen],
-        [[column.cell(row) for column in chosen] for row in table],
-    )

@@ -122,7 +122,7 @@ def test_unreadable_records_are_named_without_their_folder(write_study: Write):
     (study.path / "runs" / "adam-s1" / "run.json").write_text("{")
     again, _ = load_study(study.path)
     assert [r.seed for r in again.records] == [0]
-    assert lines(again)[0].startswith("unreadable record left out: hand/runs/adam-s1/run.json: ")
+    assert lines(again)[0].startswith("left out, because unreadable: hand/runs/adam-s1/run.json: ")
 
 
 def test_folders_and_control_signs_do_not_reach_the_text(write_study: Write):

@@ -53,11 +53,13 @@ def test_a_seed_with_a_missing_run_is_left_out_for_all(write_study: Write):
 def test_without_something_to_compare_there_is_no_verdict(write_study: Write, runs, tmp_path: Path):
     study = write_study(runs)
     assert rank_study(study) is None
-    assert "## Verdict" not in write_report(study, tmp_path / "report").read_text()
+    assert "## Verdict" not in write_report(study, tmp_path / "report").markdown.read_text()
 
 
 def test_the_report_opens_with_the_verdict(write_study: Write, tmp_path: Path):
-    text = write_report(write_study({"good": GOOD, "alike": ALIKE, "worse": WORSE}), tmp_path / "report").read_text()
-    assert text.index("## Verdict") < text.index("## Result")
+    text = write_report(
+        write_study({"good": GOOD, "alike": ALIKE, "worse": WORSE}), tmp_path / "report"
+    ).markdown.read_text()
+    assert text.index("* Best set: ") < text.index("## Result") < text.index("## Verdict")
     assert "Best set:" in text and "alike and good" in text
     assert "| worse | 3 | b |" in text

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.protocol import changed
+from bench.reporting.markdown import markdown_cell, markdown_grid
 from bench.reporting.result_table import (
     NAME_WIDTH,
     bytes_text,
     columns,
-    markdown_cell,
-    markdown_table,
+    result,
     terminal_summary,
 )
 from bench.study import Study
@@ -34,6 +34,11 @@ def printed(study: Study, width: int) -> str:
     stream = StringIO()
     Console(file=stream, width=width).print(terminal_summary(study))
     return stream.getvalue()
+
+
+def markdown_table(study: Study) -> str:
+    table = result(study)
+    return markdown_grid(table.headings, table.text, [[cell.text for cell in row] for row in table.rows])
 
 
 def cells(line: str) -> list[str]:

@@ -1,0 +1,32 @@
+"""A study that a command is given by name or folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bench.study import Study
+
+
+def named_study(text: str, results: Path) -> Study:
+    """The study of `NAME` in `results`, or of a folder; with `@HASH` that protocol's runs, else the latest one's.
+
+    Unreadable records are left out with a warning. Raises `UsageError` where there is no such study.
+    """
+    from bench.store import study_name
+    from bench.study import load_study
+
+    place, protocol_hash = text, None
+    if found := re.fullmatch(r"(.+)@([0-9a-f]{12})", text):
+        place, protocol_hash = found.groups()
+    folder = Path(place)
+    if not (folder / "runs").is_dir() and "/" not in place:
+        folder = results / study_name(place)
+    study, _ = load_study(folder, protocol_hash)
+    if study.bad:
+        click.echo(f"warning: {folder}: {len(study.bad)} unreadable, left out; first: {study.bad[0]}", err=True)
+    return study

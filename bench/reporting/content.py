@@ -1,0 +1,100 @@
+"""What a report says, in its order: the answer first, then what supports it, then where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bench.reporting import limits as under_limits
+from bench.reporting import provenance, time_tables, tuning_tables, verdict_tables
+from bench.reporting.analysis import Analysis
+from bench.reporting.document import Block, Bullets, Document, Paragraph, Picture, Section
+from bench.reporting.findings import findings
+from bench.reporting.limits import Limits
+from bench.reporting.result_table import directions, result
+from bench.summary import bounds_lines, claim_lines
+from bench.verdict_text import sentences
+
+Pictures = Mapping[str, Picture]
+
+
+def document(
+    analysis: Analysis, pictures: Iterable[Picture], others: Mapping[str, int], limits: Limits | None
+) -> Document:
+    """The report of a study with these figures; `others` as in `provenance.facts`."""
+    study, found = analysis.study, {picture.stem: picture for picture in pictures}
+    notes = findings(study, analysis.rows)
+    failures = provenance.failures(study, analysis.rows)
+    sections = [
+        *([under_limits.section(analysis, limits)] if limits else []),
+        Section("Result", (
+            result(study), Bullets((*bounds_lines(study), *claim_lines(study, analysis.rows))), *_some(found, "final"),
+        )),
+        *([Section("Worth knowing", (Bullets(tuple(notes)),))] if notes else []),
+        *_verdict(analysis, found),
+        _training(analysis, found),
+        *_tuning(analysis, found),
+        *_target(analysis, found),
+        Section("By pair of modalities", (*_some(found, "pairs"), directions(study))),
+        *_costs(analysis, found),
+        *([Section("Runs that are not ok", (failures,))] if failures else []),
+        Section("Optimizers", (provenance.settings(analysis.rows),)),
+        provenance.cost(study, analysis.rows),
+        provenance.facts(study, others),
+        provenance.source(study),
+        provenance.reproduction(study, analysis.rows),
+    ]  # fmt: skip
+    return Document(study.name, tuple(_answer(analysis)), tuple(sections))
+
+
+def _some(pictures: Pictures, *stems: str) -> list[Block]:
+    return [pictures[stem] for stem in stems if stem in pictures]
+
+
+def _answer(analysis: Analysis) -> list[Block]:
+    p = analysis.study.protocol
+    scope = f"protocol {p.name}, {len(analysis.rows)} optimizers, {len(analysis.study.records)} runs"
+    if analysis.verdict is None:
+        return [Paragraph(f"Nothing to compare: {scope}; a verdict needs two optimizers with two seeds in common.")]
+    return [
+        Paragraph(f"What these runs support ({scope}):"),
+        Bullets(tuple(sentences(analysis.verdict, analysis.points))),
+    ]
+
+
+def _verdict(analysis: Analysis, pictures: Pictures) -> list[Section]:
+    if analysis.verdict is None:
+        return []
+    first = (verdict_tables.entries(analysis.verdict), *_some(pictures, "ranks", "pairs_matrix", "critical_difference"))
+    informative = verdict_tables.informative(analysis.verdict)
+    return [Section("Verdict", (*first, verdict_tables.pairs(analysis.verdict), Bullets(tuple(informative))))]
+
+
+def _tuning(analysis: Analysis, pictures: Pictures) -> list[Section]:
+    """What the searches found; nothing where there was none."""
+    results = list(analysis.searches.values())
+    if not results:
+        return []
+    compared = tuning_tables.tuned_table(analysis.rates, analysis.searches) if analysis.rates else None
+    grids = [compared, tuning_tables.budget_table(results), tuning_tables.sensitivity_table(results)]
+    said = Paragraph(tuning_tables.search_line(results))
+    return [Section("Tuning", (said, *_some(pictures, "sensitivity", "budget", "parallel"), *filter(None, grids)))]
+
+
+def _training(analysis: Analysis, pictures: Pictures) -> Section:
+    course = analysis.rank_course
+    said = [Bullets(tuple(time_tables.course_lines(course)))] if course else []
+    return Section("Over training", (*_some(pictures, "loss", "retrieval", "rank_course"), *said))
+
+
+def _target(analysis: Analysis, pictures: Pictures) -> list[Section]:
+    target = analysis.target
+    if target is None:
+        return []
+    line = Paragraph(time_tables.target_line(analysis, target))
+    grid = time_tables.target_table(analysis, target)
+    return [Section("Time to a target", (line, grid, *_some(pictures, "targets", "profile")))]
+
+
+def _costs(analysis: Analysis, pictures: Pictures) -> list[Section]:
+    grid = time_tables.pareto_table(analysis)
+    return [Section("Time, quality and memory", (*_some(pictures, "pareto"), grid))] if grid else []

@@ -1,0 +1,166 @@
+"""What searches found, read back from a study: every trial with its scores, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from bench.plan import settings_key
+from bench.ranking import OWN_FAILURES
+from bench.record import Outcome, RunRecord
+from bench.search.plan import SearchPlan, read_plans
+from bench.search.search import Search, Trial
+from bench.search.space import RATE, with_values
+from bench.search.tuning import trial_score
+from bench.statistics.intervals import FloatArray, IntArray
+from bench.statistics.sensitivity import Sensitivity, sensitivity
+from bench.statistics.tuning import Tunability, best_validated, tunability
+from bench.study import Study
+from bench.summary import bounds, lower_is_better
+
+BUDGETS = (1, 2, 4, 8, 16, 32)
+INDEPENDENT = ("sobol", "grid")  # samplers whose trials do not depend on results
+TRIALS_FOR_BANDS = 16
+PLATEAU = 1.0  # points below the best within which a rate counts as as good
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One optimizer's search as far as it has come.
+
+    validation, test [trials, seeds]: percent, diverged runs at chance; a trial with a run that failed otherwise is left
+    out of `trials`. diverged [trials]: how many of its runs diverged.
+    """
+
+    plan: SearchPlan
+    search: Search
+    trials: tuple[Trial, ...]
+    validation: FloatArray
+    test: FloatArray
+    diverged: IntArray
+    seconds: float
+    chance: float
+    lower: bool
+
+    @property
+    def name(self) -> str:
+        """The optimizer."""
+        return self.plan.optimizer
+
+    @property
+    def rates(self) -> FloatArray:
+        """The trials' learning rates."""
+        return np.array([trial.values[RATE] for trial in self.trials])
+
+    @property
+    def shared(self) -> int:
+        """How many of the first trials are the points that every optimizer tries."""
+        return sum(trial.stage == "shared" for trial in self.trials)
+
+    @property
+    def settings(self) -> dict[str, object] | None:
+        """The complete settings of the best trial."""
+        best = self.search.best
+        return None if best is None else with_values(self.plan.defaults, best.values)
+
+    @cached_property
+    def best_of(self) -> dict[int, float]:
+        """Expected test score of the best validated of k of the shared trials, by k; mean over tuning seeds.
+
+        Empty for adaptive samplers: their trials are no independent draws.
+        """
+        n = self.shared
+        if self.plan.sampler not in INDEPENDENT or not n:
+            return {}
+        return {k: self._best_of(k) for k in sorted({*(k for k in BUDGETS if k < n), n})}
+
+    def _best_of(self, k: int) -> float:
+        n = self.shared
+        scores = best_validated(self.validation[:n], self.test[:n], k, lower_is_better=self.lower)
+        return float(scores.mean())
+
+    @cached_property
+    def bands(self) -> tuple[FloatArray, FloatArray] | None:
+        """Exact 95 % bands of the median validation score of the best of k = 1, …, N random trials, each [N].
+
+        None below `TRIALS_FOR_BANDS`, where they say next to nothing, and for adaptive samplers. Of the distribution of
+        scores over random rates, simultaneous in k (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
+        """
+        n = self.shared
+        if n < TRIALS_FOR_BANDS or self.plan.sampler not in INDEPENDENT or self.lower:
+            return None
+        from opda.nonparametric import EmpiricalDistribution
+
+        scores = self.validation[:n].mean(axis=1)
+        lower, _, upper = EmpiricalDistribution.confidence_bands(
+            scores, 0.95, a=0.0, b=100.0, generator=np.random.default_rng(0), n_jobs=1
+        )
+        budgets = np.arange(1, n + 1)
+        return upper.quantile_tuning_curve(budgets), lower.quantile_tuning_curve(budgets)
+
+    @cached_property
+    def tunability(self) -> Tunability | None:
+        """Of the curve over all budgets up to the number of shared trials."""
+        if not self.best_of:
+            return None
+        return tunability([self._best_of(k) for k in range(1, self.shared + 1)])
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity | None:
+        """Of the mean test score to the learning rate; None where other settings were searched with it."""
+        if len(self.plan.ranges) > 1 or not self.trials:
+            return None
+        default = self.plan.defaults[RATE]
+        assert isinstance(default, int | float)
+        return sensitivity(self.rates, self.test.mean(axis=1), diverged=self.diverged, chance=self.chance,
+                           delta=PLATEAU, default=float(default), lower_is_better=self.lower)  # fmt: skip
+
+
+def search_results(study: Study) -> dict[str, SearchResult]:
+    """The searches of the study's protocol by optimizer, in the order of their names."""
+    by_settings = {(r.optimizer, settings_key(r.hyperparameters), r.seed): r for r in study.trials}
+    chance = bounds(replace(study, records=study.records + study.trials), study.protocol.primary_metric)[0] or 0.0
+    plans = read_plans(study.path, study.protocol.hash)
+    found = {name: _result(plan, study, by_settings, chance) for name, plan in sorted(plans.items())}
+    return {name: result for name, result in found.items() if result.trials}
+
+
+Records = Mapping[tuple[str, str, int], RunRecord]
+
+
+def _result(plan: SearchPlan, study: Study, records: Records, chance: float) -> SearchResult:
+    """The search gone through again with the records at hand."""
+    search, metric = plan.search(study.protocol), study.protocol.primary_metric
+    runs: dict[int, list[RunRecord]] = {}
+    while asked := search.ask():
+        for trial in asked:
+            key = settings_key(with_values(plan.defaults, trial.values))
+            found = [records[place] for seed in plan.seeds if (place := (plan.optimizer, key, seed)) in records]
+            if len(found) == len(plan.seeds):
+                runs[trial.number] = found
+                search.tell(trial.number, trial_score(found, metric))
+    told = [t for t in search.trials if t.number in runs and all(_counts(r) for r in runs[t.number])]
+    table = [[_scores(record, metric, chance) for record in runs[trial.number]] for trial in told]
+    scores = np.array(table).reshape(len(told), len(plan.seeds), 2)
+    return SearchResult(
+        plan=plan, search=search, trials=tuple(told), validation=scores[..., 0], test=scores[..., 1],
+        diverged=np.array([sum(r.outcome in OWN_FAILURES for r in runs[t.number]) for t in told], int),
+        seconds=_seconds(runs.values()), chance=chance, lower=lower_is_better(metric),
+    )  # fmt: skip
+
+
+def _counts(record: RunRecord) -> bool:
+    return record.outcome is Outcome.OK or record.outcome in OWN_FAILURES
+
+
+def _scores(record: RunRecord, metric: str, chance: float) -> tuple[float, float]:
+    if record.outcome is not Outcome.OK:
+        return chance, chance
+    return record.validation_metrics[metric], record.metrics[metric]
+
+
+def _seconds(runs: Iterable[Sequence[RunRecord]]) -> float:
+    return sum(record.seconds.total for of_trial in runs for record in of_trial)

@@ -1,0 +1,182 @@
+"""The search of one optimizer's settings: which trials to run, given the results of earlier ones.
+
+A trial is one setting on all tuning seeds. The same settings and results give the same trials, in whatever order
+results come and however often the process is killed: results count in the order of the trials' numbers, and every
+suggestion is drawn by a sampler seeded with its number. Nothing is stored but the runs' own records.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from bench.search.space import DECADES, RATE, Side, Space, grid_points, sobol_points
+
+Sampler = Literal["sobol", "grid", "tpe", "gp", "cmaes"]
+Stage = Literal["shared", "adaptive", "widened"]
+MAX_WIDENINGS = 2
+DIVERGED = "diverged"  # the constraint: how many of a trial's runs diverged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One setting to be tried, in the order of its number."""
+
+    number: int
+    values: dict[str, float]
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A trial's mean over its tuning seeds, diverged runs at chance; None where a run failed by no fault of its own."""
+
+    validation: float | None
+    test: float | None
+    diverged: int
+
+
+@dataclass(slots=True)
+class Search:
+    """Trials and results of one optimizer; `ask` says what can run now, `tell` what came of it."""
+
+    space: Space
+    budget: int
+    sampler: Sampler
+    seed: int
+    lower_is_better: bool = False
+    trials: list[Trial] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)  # of the first trials, in their order
+    widenings: int = 0
+    _early: dict[int, Score] = field(default_factory=dict)
+    _study: optuna.Study = field(init=False)
+    _open: dict[int, optuna.trial.Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(direction="minimize" if self.lower_is_better else "maximize")
+
+    def ask(self) -> list[Trial]:
+        """The trials that can start now and were not handed out yet; empty while results are awaited, or at the end."""
+        if not self.trials:
+            return self._enqueue(self.space, self._shared_points(), "shared")
+        if len(self.scores) < len(self.trials):
+            return []
+        if len(self.trials) < self.budget:
+            return [self._suggest()]
+        side = self.edge
+        if side is None or self.widenings == MAX_WIDENINGS:
+            return []
+        self.widenings += 1
+        self.space, part = self.space.widened(side)
+        count = math.ceil(self.budget / DECADES)
+        return self._enqueue(
+            part, sobol_points(count, len(part.ranges), self.seed + self.widenings).tolist(), "widened"
+        )
+
+    def tell(self, number: int, score: Score) -> None:
+        """The result of a trial; it counts once those of all earlier trials are in."""
+        self._early[number] = score
+        while (first := len(self.scores)) in self._early:
+            self._count(first, self._early.pop(first))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all trials are in and no more are due."""
+        done = bool(self.trials) and len(self.scores) == len(self.trials) >= self.budget
+        return done and (self.edge is None or self.widenings == MAX_WIDENINGS)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial of the best validation score among those without a diverged run, the earliest of equals."""
+        sign = -1.0 if self.lower_is_better else 1.0
+        sound = [
+            (sign * s.validation, -t.number) for t, s in self._told() if s.validation is not None and not s.diverged
+        ]
+        return self.trials[-max(sound)[1]] if sound else None
+
+    @property
+    def edge(self) -> Side | None:
+        """The end of the range that the best trial is too near to: in its outermost tenth, or with no rate beyond."""
+        best = self.best
+        if best is None:
+            return None
+        rates = [trial.values[RATE] for trial in self.trials]
+        if (near := self.space.edge(best.values)) or len(rates) == 1:
+            return near
+        return "low" if best.values[RATE] == min(rates) else "high" if best.values[RATE] == max(rates) else None
+
+    @property
+    def unresolved(self) -> bool:
+        """Whether the optimum is still at an edge after all widenings."""
+        return self.finished and self.edge is not None
+
+    def _told(self) -> list[tuple[Trial, Score]]:
+        return list(zip(self.trials, self.scores, strict=False))
+
+    def _shared_points(self) -> list[list[float]]:
+        """The points that every optimizer tries; an adaptive sampler starts from half of the budget."""
+        dimensions = len(self.space.ranges)
+        if self.sampler == "grid":
+            return grid_points(self.budget, dimensions).tolist()
+        shared = self.budget if self.sampler == "sobol" else max(1, self.budget // 2)
+        return sobol_points(shared, dimensions, self.seed).tolist()
+
+    def _enqueue(self, space: Space, points: list[list[float]], stage: Stage) -> list[Trial]:
+        made = []
+        for point in points:
+            values = space.at(point)
+            self._study.enqueue_trial(values)
+            made.append(self._asked(stage))
+            # The number as it was enqueued: the trial's own may have gone through a logarithm.
+            assert all(math.isclose(made[-1].values[name], value) for name, value in values.items())
+        return made
+
+    def _suggest(self) -> Trial:
+        self._study.sampler = _sampler(self.sampler, self.seed + 1_000 + len(self.trials))
+        return self._asked("adaptive")
+
+    def _asked(self, stage: Stage) -> Trial:
+        asked = self._study.ask(self._distributions())
+        trial = Trial(number=asked.number, values={k: float(v) for k, v in asked.params.items()}, stage=stage)
+        self._open[trial.number] = asked
+        self.trials.append(trial)
+        return trial
+
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in self.space.ranges.items()}
+
+    def _count(self, number: int, score: Score) -> None:
+        asked = self._open.pop(number)
+        if score.validation is None:
+            self._study.tell(asked, state=TrialState.FAIL)
+        else:
+            asked.set_constraint(DIVERGED, float(score.diverged))
+            with warnings.catch_warnings():  # CMA-ES says that it knows no constraints; the score at chance tells it
+                warnings.filterwarnings("ignore", "Constraints have been set", UserWarning)
+                self._study.tell(asked, score.validation)
+        self.scores.append(score)
+
+
+def _sampler(kind: Sampler, seed: int) -> BaseSampler:
+    """An adaptive sampler that draws the suggestion of one trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if kind == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
+        if kind == "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0)
+        assert kind == "cmaes", f"{kind} suggests nothing"
+        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+
+
+def rate_of(trial: Trial) -> float:
+    """The trial's learning rate."""
+    return trial.values[RATE]

@@ -1,0 +1,199 @@
+"""`bench tune`: search every optimizer's settings with the same budget, as runs of the study's store."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from bench.driver import Source, Watcher, drive
+from bench.errors import UsageError
+from bench.executor import Engine
+from bench.plan import TUNING_SEEDS, Run
+from bench.protocol import Protocol
+from bench.ranking import OWN_FAILURES
+from bench.record import Outcome, RunRecord
+from bench.registry import Selected
+from bench.runner import Basis, is_missing
+from bench.search.plan import Range, SearchPlan, Tuned, write_plan
+from bench.search.search import Sampler, Score, Search, Trial
+from bench.search.space import search_space, with_values
+from bench.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to search: `trials` settings of each optimizer on `seeds` tuning seeds, by name of hyper-parameter."""
+
+    trials: int = 8
+    seeds: int = 2
+    sampler: Sampler = "sobol"
+    names: tuple[str, ...] = ("lr",)
+
+
+def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
+    """A search an optimizer, all with the same points and budget.
+
+    Raises `UsageError` where a value is not allowed.
+    """
+    for option, count in (("--trials", request.trials), ("--tuning-seeds", request.seeds)):
+        if count < 1:
+            raise UsageError(f"{option} {count}: allowed is a count >= 1")
+    return [
+        SearchPlan(
+            protocol_hash=basis.protocol.hash, optimizer=chosen.spec.name, revision=chosen.spec.revision,
+            source_digest=chosen.spec.source_digest, defaults=dict(chosen.hyperparameters),
+            ranges={name: Range(low=r.low, high=r.high, log=r.log)
+                    for name, r in search_space(chosen, request.names).ranges.items()},
+            trials=request.trials, seeds=tuple(range(TUNING_SEEDS, TUNING_SEEDS + request.seeds)),
+            sampler=request.sampler,
+        )
+        for chosen in basis.selected
+    ]  # fmt: skip
+
+
+class Progress:
+    """What a search tells; may be left as it is."""
+
+    def trial_done(self, optimizer: str, trial: Trial, score: Score, best: Trial | None) -> None:
+        """A trial is in; `best` is the best so far."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One optimizer's search under way."""
+
+    plan: SearchPlan
+    make_run: Callable[[Trial, int], Run]
+    search: Search
+    records: dict[str, RunRecord]
+
+    def score(self, trial: Trial, metric: str) -> Score | None:
+        """The trial's score; None where a run is still out."""
+        ids = [self.make_run(trial, seed).run_id for seed in self.plan.seeds]
+        found = [self.records[run_id] for run_id in ids if run_id in self.records]
+        return trial_score(found, metric) if len(found) == len(ids) else None
+
+
+def trial_score(records: Iterable[RunRecord], metric: str) -> Score:
+    """The mean over a trial's runs; a run that diverged or ran out of memory counts with chance."""
+    validation, test, diverged = [], [], 0
+    for record in records:
+        if record.outcome is Outcome.OK:
+            validation.append(record.validation_metrics[metric])
+            test.append(record.metrics[metric])
+        elif record.outcome in OWN_FAILURES:
+            diverged += 1
+            validation.append(record.chance.get(metric, 0.0))
+            test.append(record.chance.get(metric, 0.0))
+        else:
+            return Score(validation=None, test=None, diverged=diverged)
+    return Score(validation=fmean(validation), test=fmean(test), diverged=diverged)
+
+
+class SearchSource(Source):
+    """The runs of several searches: those that can start now, and more as results come in."""
+
+    def __init__(
+        self, entries: Sequence[_Entry], store: Store, protocol: Protocol, progress: Progress, retry_failed: bool
+    ) -> None:
+        self.entries, self._store, self._metric = entries, store, protocol.primary_metric
+        self.protocol, self._progress, self._retry_failed = protocol, progress, retry_failed
+        self._waiting: deque[Run] = deque()
+        self._owner: dict[str, _Entry] = {}
+        self.missing: list[Run] = []  # every run that had to be carried out, so far
+        for entry in entries:
+            self._advance(entry)
+
+    def take(self) -> Run | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def ended(self, record: RunRecord) -> None:
+        entry = self._owner[record.run_id]
+        entry.records[record.run_id] = record
+        self._advance(entry)
+
+    def _advance(self, entry: _Entry) -> None:
+        """Tell the search what is in and queue what it asks for, until it waits for a run or has ended."""
+        search = entry.search
+        while True:
+            for trial in search.ask():
+                self._queue(entry, trial)
+            told = len(search.scores)
+            for trial in search.trials[told:]:
+                score = entry.score(trial, self._metric)
+                if score is None:
+                    break
+                search.tell(trial.number, score)
+                self._progress.trial_done(entry.plan.optimizer, trial, score, search.best)
+            if len(search.scores) == told:
+                return
+
+    def _queue(self, entry: _Entry, trial: Trial) -> None:
+        for seed in entry.plan.seeds:
+            run = entry.make_run(trial, seed)
+            if not is_missing(self._store, run, self._retry_failed):
+                record = self._store.read_record(run.run_id)
+                assert record is not None
+                entry.records[run.run_id] = record
+            elif run.run_id not in self._owner:
+                self._waiting.append(run)
+                self.missing.append(run)
+            self._owner[run.run_id] = entry
+
+
+def source(
+    plans: Sequence[SearchPlan], basis: Basis, progress: Progress | None = None, *, retry_failed: bool = False
+) -> SearchSource:
+    """The runs of the searches, those left out whose records are in the store."""
+    digest, protocol = basis.data_digest(), basis.protocol
+    entries = [
+        _Entry(plan, _runs_of(plan, chosen, protocol, digest), plan.search(protocol), {})
+        for plan, chosen in zip(plans, basis.selected, strict=True)
+    ]
+    return SearchSource(entries, Store(basis.folder), protocol, progress or Progress(), retry_failed)
+
+
+def _runs_of(
+    plan: SearchPlan, chosen: Selected, protocol: Protocol, data_digest: str | None
+) -> Callable[[Trial, int], Run]:
+    def make_run(trial: Trial, seed: int) -> Run:
+        return Run(
+            protocol=protocol, optimizer=plan.optimizer, reference=chosen.reference,
+            hyperparameters=with_values(plan.defaults, trial.values), seed=seed, revision=plan.revision,
+            source_digest=plan.source_digest, data_digest=data_digest,
+        )  # fmt: skip
+
+    return make_run
+
+
+def tune(runs: SearchSource, basis: Basis, watcher: Watcher, engine: Engine | None = None) -> list[SearchPlan]:
+    """Carry out the searches and store what they found; returns the plans with their outcome.
+
+    Raises `UsageError` where another process is at work on the study.
+    """
+    store = Store(basis.folder)
+    with store.locked():
+        store.write_protocol(basis.protocol)
+        for entry in runs.entries:
+            write_plan(store.path, entry.plan)
+        drive(runs, store, basis.placement, watcher, engine)
+        ended = [_with_outcome(entry.plan, entry.search) for entry in runs.entries]
+        for plan in ended:
+            write_plan(store.path, plan)
+        store.mark_used(basis.protocol)
+        return ended
+
+
+def _with_outcome(plan: SearchPlan, search: Search) -> SearchPlan:
+    """The plan with what its search found."""
+    assert search.finished, f"the search of {plan.optimizer} has not ended"
+    best = search.best
+    tuned = Tuned(
+        hyperparameters=None if best is None else with_values(plan.defaults, best.values),
+        values=None if best is None else best.values,
+        validation=None if best is None else search.scores[best.number].validation,
+        unresolved=search.unresolved, trials=len(search.trials), extra_trials=len(search.trials) - plan.trials,
+    )  # fmt: skip
+    return plan.model_copy(update={"tuned": tuned})

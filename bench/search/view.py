@@ -1,0 +1,72 @@
+"""A search in the terminal: the best so far while it runs, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bench.search.plan import SearchPlan
+from bench.search.search import Score, Trial
+from bench.search.space import RATE
+from bench.search.tuning import Progress
+from bench.summary import metric_title
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+
+def values_text(values: dict[str, float]) -> str:
+    """`lr 0.00123, weight_decay 0.01`."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+
+class BestSoFar(Progress):
+    """A line a trial, with the best setting so far of its optimizer."""
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self._console, self._metric = console, metric_title(metric)
+        self._scores: dict[tuple[str, int], Score] = {}
+
+    def trial_done(self, optimizer: str, trial: Trial, score: Score, best: Trial | None) -> None:
+        self._scores[optimizer, trial.number] = score
+        found = "failed" if score.validation is None else f"{score.validation:.2f}"
+        lost = f", {score.diverged} diverged" if score.diverged else ""
+        text = f"{optimizer} trial {trial.number + 1}: {values_text(trial.values)}: validation {found}{lost}"
+        if best is not None:
+            text += f"; best so far {values_text(best.values)}: {self._scores[optimizer, best.number].validation:.2f}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(plans: Sequence[SearchPlan]) -> Group:
+    """A row an optimizer: what its search found and what it cost."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    view.add_column("optimizer", overflow="fold")
+    for heading in ("default lr", "best lr", "validation", "trials"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    view.add_column("note")
+    for plan in plans:
+        view.add_row(*(Text(cell) for cell in _cells(plan)))
+    note = (
+        "validation: mean over tuning seeds on the validation split, of the best of all trials and so too high by what "
+        "chance adds; `bench run --lr tuned` ranks on fresh seeds and the test split."
+    )
+    return Group(view, Text(note, style="dim"))
+
+
+def _cells(plan: SearchPlan) -> list[str]:
+    default, tuned = f"{plan.defaults[RATE]:.3g}", plan.tuned
+    if tuned is None:
+        return [plan.optimizer, default, "–", "–", "–", "not finished"]
+    extra = f" + {tuned.extra_trials}" if tuned.extra_trials else ""
+    notes = ["optimum at the edge of the range, unresolved"] if tuned.unresolved else []
+    if tuned.values is None or tuned.validation is None:
+        return [plan.optimizer, default, "–", "–", f"{plan.trials}{extra}", "no trial without a diverged run"]
+    others = {name: value for name, value in tuned.values.items() if name != RATE}
+    if others:
+        notes.append(values_text(others))
+    cells = [f"{tuned.values[RATE]:.3g}", f"{tuned.validation:.2f}", f"{plan.trials}{extra}", "; ".join(notes)]
+    return [plan.optimizer, default, *cells]

@@ -1,0 +1,127 @@
+"""`bench tune` as a user runs it: real runs on a small network, workers, kills, and what `--lr tuned` makes of it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.search.plan import read_plans
+from bench.search.results import search_results
+from bench.store import Store
+from bench.study import load_study
+
+TUNE = ("tune", "-o", "sgd,adamw", "--trials", "4", "--tuning-seeds", "1")
+Found = dict[str, tuple[float, str, dict[str, float]]]
+
+
+def start(folder: Path, toml: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "bench", *arguments, "-p", str(toml)], cwd=folder, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def call(folder: Path, toml: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    process = start(folder, toml, *arguments)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def trials(folder: Path) -> Found:
+    """Every stored trial run: run id to its rate, outcome and metrics."""
+    good, bad = Store(folder / "results" / "tiny").records()
+    assert not bad
+    return {r.run_id: (float(str(r.hyperparameters["lr"])), str(r.outcome), r.validation_metrics) for r in good}
+
+
+def outcome(folder: Path, protocol_hash: str) -> dict[str, object]:
+    return {name: plan.tuned for name, plan in read_plans(folder / "results" / "tiny", protocol_hash).items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the search has ended undisturbed, with two workers."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = call(folder, tiny_toml, *TUNE, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def hash_of(folder: Path) -> str:
+    return load_study(folder / "results" / "tiny")[0].protocol.hash
+
+
+def test_every_optimizer_is_searched_with_the_same_budget(finished: Path):
+    study, _ = load_study(finished / "results" / "tiny")
+    assert study.records == () and all(record.seed == 1_000_000 for record in study.trials)
+    results = search_results(study)
+    assert results.keys() == {"adamw", "sgd"}
+    for result in results.values():
+        assert result.search.finished and result.shared == 4 and set(result.best_of) == {1, 2, 4}
+        assert result.plan.tuned is not None and result.plan.tuned.trials == len(result.trials)
+    # The same points: sgd's default rate is ten times adamw's.
+    assert results["sgd"].rates[:4] == pytest.approx(10 * results["adamw"].rates[:4])
+
+
+def test_the_same_command_again_runs_nothing(finished: Path, tiny_toml: Path):
+    before = trials(finished)
+    done = call(finished, tiny_toml, *TUNE)
+    assert done.returncode == 0 and ", 0 runs to do" in done.stderr and trials(finished) == before
+
+
+@pytest.mark.slow
+def test_one_worker_finds_the_same(finished: Path, tiny_toml: Path, tmp_path: Path):
+    assert call(tmp_path, tiny_toml, *TUNE, "--workers", "1").returncode == 0
+    assert trials(tmp_path) == trials(finished)
+    assert outcome(tmp_path, hash_of(finished)) == outcome(finished, hash_of(finished))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_any_moment_it_ends_with_the_same_trials(finished: Path, tiny_toml: Path, tmp_path: Path):
+    """kill -9 at twenty random moments; the workers die with their parent, and nothing is lost or done twice."""
+    chance = random.Random(5)
+    for _ in range(20):
+        process = start(tmp_path, tiny_toml, *TUNE, "--workers", "2")
+        time.sleep(chance.uniform(0.5, 5.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    last = call(tmp_path, tiny_toml, *TUNE, "--workers", "2")
+    assert last.returncode == 0, last.stderr
+    assert trials(tmp_path) == trials(finished)
+    assert outcome(tmp_path, hash_of(finished)) == outcome(finished, hash_of(finished))
+
+
+def test_tuned_rates_are_ranked_on_other_seeds(finished: Path, tiny_toml: Path):
+    done = call(finished, tiny_toml, "run", "-o", "sgd,adamw", "--lr", "tuned", "--seeds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    plans = read_plans(finished / "results" / "tiny", hash_of(finished))
+    assert {(r["optimizer"], r["seed"]) for r in found} == {(n, s) for n in ("sgd", "adamw") for s in (0, 1)}
+    for record in found:
+        tuned = plans[record["optimizer"]].tuned
+        assert tuned is not None and record["hyperparameters"] == tuned.hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tune", "--trials", "0"), "--trials 0: allowed is a count >= 1"),
+        (("tune", "--tuning-seeds", "0"), "--tuning-seeds 0"),
+        (("tune", "--search", "weight_decay"), "lr is always searched"),
+        (("tune", "-o", "sgd", "--search", "lr,beta1"), "optimizer sgd has no such setting"),
+        (("tune", "--sampler", "random"), "'random' is not one of"),
+        (("run", "-o", "lion", "--lr", "tuned"), "no finished search of lion"),
+        (("run", "--seeds", "1000000-1000003"), "those from there on belong to searches"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    arguments: tuple[str, ...], message: str, tiny_toml: Path, tmp_path: Path
+):
+    done = call(tmp_path, tiny_toml, *arguments)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
