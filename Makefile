@@ -11,7 +11,7 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import UsageError
-from bench.ranking import StudyScores, rank_scores, study_scores
+from bench.ranking import StudyScores, rank_scores, require_scores, study_scores
 from bench.record import Outcome, RunRecord
 from bench.statistics.pairs import holm, paired_t, tost
 from bench.statistics.ranks import rank_agreement
@@ -20,13 +20,15 @@ from bench.statistics.verdict import Verdict
 from bench.study import Study
 from bench.study_changes import (
     Change,
-    Runs,
     configuration_changes,
     data_changes,
     environment_changes,
+    fullest,
     other_blocks,
     protocol_changes,
 )
+
+Runs = Mapping[str, Mapping[int, RunRecord]]  # by name and seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class Level:
     """One optimizer on the n seeds that both studies finished; a diverged run scores chance.
 
     difference: B − A in the metric's own direction; ci95, p and p_holm by paired t, None with one seed, and p None too
-    where the runs are identical: outcome, metrics and loss equal to the last bit, which needs no test. p_holm is over
-    all optimizers tested. better: B is significantly better (True), worse (False), or neither (None). reliable: no run
-    diverged; else nothing is equivalent.
+    where all shared runs are identical: outcome, metrics and loss equal to the last bit, which needs no test. p_holm is
+    over all optimizers tested. better: B is significantly better (True), worse (False), or neither (None). reliable: no
+    run diverged; else nothing is equivalent.
     """
 
     n: int
@@ -66,8 +68,9 @@ class Level:
 class EntryComparison:
     """An optimizer of both studies; `ok_a` and `ok_b` are its runs that are ok and all its runs.
 
-    rank_a, rank_b: rank intervals among the shared optimizers. level: None where levels are not compared. changes: of
-    settings, revision and source. time_ratio: the median over shared seeds of B's training time over A's.
+    rank_a, rank_b: rank intervals among the shared optimizers with a run that ended in both. level: None where levels
+    are not compared. changes: of settings, revision and source. time_ratio: the median over shared seeds of B's
+    training time over A's.
     """
 
     name: str
@@ -157,30 +160,44 @@ def compare_studies(a: Study, b: Study, *, alpha: float = 0.05) -> Comparison:
     """B against A.
 
     Optimizers are matched by name, and by configuration too where a study holds several of one. Raises `UsageError`
-    where the two have no optimizer in common.
+    where the two have no optimizer in common, or a run that is ok has no score.
     """
+    for study in (a, b):
+        require_scores(study)
     runs_a, runs_b = _runs(a, b), _runs(b, a)
     scores_a, scores_b = _renamed(study_scores(a), runs_a, a), _renamed(study_scores(b), runs_b, b)
     names = [name for name in scores_a.names if name in scores_b.names]
     if not names:
         raise UsageError(f"{a.path} and {b.path} share no optimizer: A has {', '.join(sorted(runs_a))}; "
                          f"B has {', '.join(sorted(runs_b))}")  # fmt: skip
-    verdicts = rank_scores(scores_a.only(names), alpha=alpha), rank_scores(scores_b.only(names), alpha=alpha)
-    names = [entry.name for entry in verdicts[0].entries] if verdicts[0] else names
-    differences = (*protocol_changes(a, b), *data_changes(runs_a, runs_b, names))
+    # One without any run that ended would leave no seed complete.
+    ranked = [n for n in names if all(any(_ended(of, n, s) for s in of.seeds) for of in (scores_a, scores_b))]
+    verdicts = rank_scores(scores_a.only(ranked), alpha=alpha), rank_scores(scores_b.only(ranked), alpha=alpha)
+    by_rank = [entry.name for entry in verdicts[0].entries] if verdicts[0] else []
+    names = [*by_rank, *(name for name in names if name not in by_rank)]
+    records_a, records_b = ([r for name in names for r in runs[name].values()] for runs in (runs_a, runs_b))
+    differences = (
+        *protocol_changes(a.protocol, b.protocol),
+        *data_changes((r.fingerprints for r in records_a), (r.fingerprints for r in records_b)),
+    )
     levels = {} if differences else _levels(scores_a, scores_b, runs_a, runs_b, names, alpha)
     return Comparison(
         a=_side(a), b=_side(b), alpha=alpha, margin=scores_a.margin, lower_is_better=scores_a.lower_is_better,
         differences=differences,
         shared_seeds=tuple(sorted(set(scores_a.seeds) & set(scores_b.seeds))),
-        other_blocks=() if differences else other_blocks(runs_a, runs_b, names),
+        other_blocks=() if differences else other_blocks(
+            (r.seed, r.fingerprints, runs_b[name][r.seed].fingerprints)
+            for name in names for r in runs_a[name].values() if r.seed in runs_b[name]
+        ),
         entries=tuple(
             _entry(name, runs_a[name], runs_b[name], levels.get(name), verdicts, timed=not differences)
             for name in names
         ),
         only_a=tuple(sorted(set(runs_a) - set(runs_b))),
         only_b=tuple(sorted(set(runs_b) - set(runs_a))),
-        environment=environment_changes(runs_a, runs_b, names),
+        environment=environment_changes(*(
+            [r.environment for r in records if r.environment] for records in (records_a, records_b)
+        )),
         orders=_orders(*verdicts),
     )  # fmt: skip
 
@@ -225,7 +242,8 @@ def _levels(
     for name in names:
         seeds = [seed for seed in a.seeds if seed in b.seeds and _ended(a, name, seed) and _ended(b, name, seed)]
         if seeds:
-            identical = all(_result(runs_a[name][seed]) == _result(runs_b[name][seed]) for seed in seeds)
+            shared = runs_a[name].keys() & runs_b[name].keys()  # one that did not finish differs, too
+            identical = all(_result(runs_a[name][seed]) == _result(runs_b[name][seed]) for seed in shared)
             levels[name] = _level(a, b, name, seeds, identical, alpha)
     tested = [name for name, level in levels.items() if level.p is not None]
     for name, p in zip(tested, holm([levels[name].p for name in tested]).tolist(), strict=True):
@@ -291,7 +309,7 @@ def _entry(
         rank_b=rank_b,
         level=level,
         outcomes=tuple(OutcomeChange(seed, a[seed].outcome, b[seed].outcome) for seed in changed),
-        changes=configuration_changes(list(a.values()), list(b.values())),
+        changes=configuration_changes(fullest(a.values()), fullest(b.values())),
         time_ratio=float(np.median(ratios)) if ratios else None,
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.comparison import Comparison, EntryComparison, Level, Orders
 from bench.record import Outcome
-from bench.study_changes import Change
+from bench.wording import counted, seeds_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -35,10 +35,10 @@ def _scope(found: Comparison) -> list[str]:
     a, b, one = found.a, found.b, found.a.protocol_hash == found.b.protocol_hash
     if found.differences:
         what = "Data" if one else f"Protocols ({a.protocol_hash}, {b.protocol_hash})"
-        told = _listed(map(_change, found.differences), "; ")
+        told = _listed(map(str, found.differences), "; ")
         return [f"{what} differ, so levels are not compared, only orders: {told}."]
-    shared = _seeds(found.shared_seeds) if found.shared_seeds else "no seed"
-    optimizers = f"{len(found.entries)} optimizer{'s' * (len(found.entries) > 1)}"
+    shared = seeds_text(found.shared_seeds) if found.shared_seeds else "no seed"
+    optimizers = counted(len(found.entries), "optimizer")
     said = f"A and B follow one protocol ({a.protocol} {a.protocol_hash}) and share {optimizers} and {shared}."
     if found.compares_levels:
         return [said]
@@ -86,7 +86,7 @@ def _health(entries: Sequence[EntryComparison]) -> list[str]:
     for entry in entries:
         for a, b in dict.fromkeys((change.a, change.b) for change in entry.outcomes):
             seeds = [change.seed for change in entry.outcomes if (change.a, change.b) == (a, b)]
-            told[a is Outcome.OK].append(f"{entry.name} {_words(a)} → {_words(b)} on {_seeds(seeds)}")
+            told[a is Outcome.OK].append(f"{entry.name} {_words(a)} → {_words(b)} on {seeds_text(seeds)}")
     said = [f"Failing in B: {_listed(told[True], '; ')}."] if told[True] else []
     return [*said, f"Other outcomes: {_listed(told[False], '; ')}."] if told[False] else said
 
@@ -101,7 +101,8 @@ def _orders(found: Comparison) -> list[str]:
         return ["Orders are not compared: that takes two shared optimizers, and in both studies two seeds that all of "
                 "them finished."]  # fmt: skip
     tau, weighted = ("undefined" if x is None else f"{x:.2f}" for x in (orders.tau, orders.weighted_tau))
-    return [f"Orders of the {len(found.entries)} by mean: Kendall's τ {tau}, weighted to the top {weighted}.",
+    ranked = sum(entry.rank_a is not None for entry in found.entries)
+    return [f"Orders of the {ranked} by mean: Kendall's τ {tau}, weighted to the top {weighted}.",
             *_best(orders), *_pairs(orders)]  # fmt: skip
 
 
@@ -129,12 +130,13 @@ def _pairs(orders: Orders) -> list[str]:
 def _blocks(found: Comparison) -> list[str]:
     if not found.other_blocks:
         return []
-    return [f"Initial weights or batches are not the same on {_seeds(found.other_blocks)}: pairing gains little there."]
+    where = seeds_text(found.other_blocks)
+    return [f"Initial weights or batches are not the same on {where}: pairing gains little there."]
 
 
 def _configurations(found: Comparison) -> list[str]:
-    settings = [f"{entry.name} {_listed(map(_change, entry.changes))}" for entry in found.entries if entry.changes]
-    told = {"settings": settings, "environment": list(map(_change, found.environment))}
+    settings = [f"{entry.name} {_listed(map(str, entry.changes))}" for entry in found.entries if entry.changes]
+    told = {"settings": settings, "environment": list(map(str, found.environment))}
     return [f"Changed {what}: {_listed(changes, '; ')}." for what, changes in told.items() if changes]
 
 
@@ -143,27 +145,10 @@ def _unmatched(found: Comparison) -> list[str]:
     return [f"Only in {study}: {_listed(only)}." for study, only in names.items() if only]
 
 
-def _change(change: Change) -> str:
-    return f"{change.what} {_short(change.a)} → {_short(change.b)}"
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _listed(items: Iterable[str], separator: str = ", ") -> str:
     items = list(items)
     more = f"{separator}{len(items) - MOST_ITEMS} more" if len(items) > MOST_ITEMS else ""
     return separator.join(items[:MOST_ITEMS]) + more
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    """`seed 3`, `seeds 0 to 4`, `seeds 0, 2, 5`."""
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
-    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"seeds {seeds[0]} to {seeds[-1]}"
-    return f"seeds {_listed(map(str, seeds))}"
 
 
 def _p(p: float) -> str:
@@ -180,8 +165,8 @@ def view(found: Comparison) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    heads = (f"{side}: {of.study}, protocol {of.protocol} {of.protocol_hash}, {of.optimizers} optimizers, "
-             f"{_seeds(of.seeds)}" for side, of in (("A", found.a), ("B", found.b)))  # fmt: skip
+    heads = (f"{side}: {of.study}, protocol {of.protocol} {of.protocol_hash}, {counted(of.optimizers, 'optimizer')}, "
+             f"{seeds_text(of.seeds)}" for side, of in (("A", found.a), ("B", found.b)))  # fmt: skip
     legend = LEVEL_LEGEND if found.compares_levels else ORDER_LEGEND
     return Group(*(Text(line, style="dim") for line in heads), *(Text(line) for line in sentences(found)), Text(),
                  _table(found), Text(legend, style="dim"))  # fmt: skip

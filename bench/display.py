@@ -37,16 +37,18 @@ def _result(record: RunRecord, primary_metric: str) -> str:
 
 
 class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
-    """One line a finished run."""
+    """One line a finished run; only those that are not ok where `each_run` is false."""
 
-    def __init__(self, plan: Announced, console: Console) -> None:
-        self._plan, self._console, self._done = plan, console, 0
+    def __init__(self, plan: Announced, console: Console, *, each_run: bool = True) -> None:
+        self._plan, self._console, self._each_run, self._done = plan, console, each_run, 0
 
     def __exit__(self, *exception: object) -> None:
         return None
 
     def run_done(self, record: RunRecord) -> None:
         self._done += 1
+        if not self._each_run and record.outcome is Outcome.OK:
+            return
         self._say(
             f"[{self._done}/{len(self._plan.missing)}] {record.optimizer} seed {record.seed}: "
             f"{_result(record, self._plan.protocol.primary_metric)} ({record.seconds.total:.1f} s)"
@@ -118,6 +120,6 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
         self._console.print(text, markup=False, highlight=False)
 
 
-def display(plan: Announced, console: Console) -> LiveView | PlainLines:
+def display(plan: Announced, console: Console, *, each_run: bool = True) -> LiveView | PlainLines:
     """The live view on a terminal, plain lines where the output is a file or a pipe."""
-    return LiveView(plan, console) if console.is_terminal else PlainLines(plan, console)
+    return LiveView(plan, console) if console.is_terminal else PlainLines(plan, console, each_run=each_run)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import UsageError
-from bench.record import Outcome
-from bench.score_table import read_scores
+from bench.record import Outcome, RunRecord
+from bench.score_table import LARGEST, read_scores
 from bench.statistics.intervals import BoolArray, FloatArray
 from bench.statistics.pairs import default_margin
 from bench.statistics.verdict import Options, Verdict, verdict
@@ -20,6 +20,7 @@ from bench.suggestions import unknown
 from bench.summary import bounds, lower_is_better
 
 if TYPE_CHECKING:
+    from bench.protocol import Protocol
     from bench.study import Study  # brings torch, which a table needs not wait for
 
 # What an optimizer brings upon itself is an outcome; what happens to a run otherwise leaves it missing.
@@ -76,6 +77,12 @@ class StudyScores:
         """[seeds]: those in which every optimizer has a score or has diverged."""
         return np.asarray(~(np.isnan(self.scores) & ~self.diverged).any(axis=1))
 
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Those with a score or a diverged run; one without any would leave no seed complete."""
+        some: list[bool] = np.any(~np.isnan(self.scores) | self.diverged, axis=0).tolist()
+        return tuple(name for name, ended in zip(self.names, some, strict=True) if ended)
+
     def only(self, names: Sequence[str]) -> StudyScores:
         """These optimizers alone, in this order."""
         columns = [self.names.index(name) for name in names]
@@ -89,7 +96,10 @@ class StudyScores:
 
 
 def study_scores(study: Study) -> StudyScores:
-    """The study's runs as a table, names (labels) and seeds in rising order."""
+    """The study's runs as a table, names (labels) and seeds in rising order.
+
+    An ok run without a finite score is missing; `require_scores` refuses it.
+    """
     metric = study.protocol.primary_metric
     names = sorted({study.labels[r.run_id] for r in study.records})
     seeds = sorted({r.seed for r in study.records})
@@ -97,20 +107,36 @@ def study_scores(study: Study) -> StudyScores:
     for record in study.records:
         place = seeds.index(record.seed), names.index(study.labels[record.run_id])
         diverged[place] = record.outcome in OWN_FAILURES
-        if record.outcome is Outcome.OK:
+        if record.outcome is Outcome.OK and _usable(record, metric):
             scores[place] = record.metrics[metric]
     chance, lower = bounds(study, metric)[0], lower_is_better(metric)
     if chance is None and not np.isnan(scores).all():
         chance = float(np.nanmax(scores) if lower else np.nanmin(scores))
     return StudyScores(
         metric=metric, names=tuple(names), seeds=tuple(seeds), scores=scores, diverged=diverged, chance=chance,
-        grain=0.0 if lower else _grain(study, metric), lower_is_better=lower,
+        grain=recall_grain(study.protocol), lower_is_better=lower,
     )  # fmt: skip
 
 
+def _usable(record: RunRecord, metric: str) -> bool:
+    """Whether an ok run has a score; not NaN, and not so large that squares of differences overflow."""
+    return abs(record.metrics.get(metric, math.nan)) <= LARGEST
+
+
+def require_scores(study: Study) -> None:
+    """Raise `UsageError` where a run that is ok has no finite score: it would be missing, and nobody would notice."""
+    metric = study.protocol.primary_metric
+    for record in study.records:
+        if record.outcome is Outcome.OK and not _usable(record, metric):
+            found = f"its {metric} is {record.metrics[metric]}" if metric in record.metrics else f"has no {metric}"
+            raise UsageError(f"{study.path}/runs/{record.run_id}/run.json: the run is ok and {found}; allowed is a "
+                             f"finite number, at most {LARGEST:g}")  # fmt: skip
+
+
 def rank_study(study: Study) -> Verdict | None:
-    """The verdict on a study's primary metric; see `rank_scores`."""
-    return rank_scores(study_scores(study))
+    """The verdict on a study's primary metric, of the optimizers with a run that ended; see `rank_scores`."""
+    found = study_scores(study)
+    return rank_scores(found.only(found.ended))
 
 
 def rank_scores(found: StudyScores, *, alpha: float = 0.05, reference: str | None = None) -> Verdict | None:
@@ -127,11 +153,17 @@ def rank_scores(found: StudyScores, *, alpha: float = 0.05, reference: str | Non
     return verdict(found.scores, found.names, options, diverged=found.diverged)
 
 
-def _grain(study: Study, metric: str) -> float:
-    """The step of a percent metric: a query of one direction; an average has one for every direction."""
-    queries = study.protocol.workload.dataset_options.get("test")
+def recall_grain(protocol: Protocol) -> float:
+    """The step of the primary metric: of a mean over queries, or of a median of whole ranks.
+
+    A percent metric moves by a query of one direction, a mean rank by a rank of one query; an average has a query for
+    every direction.
+    """
+    metric, queries = protocol.primary_metric, protocol.workload.dataset_options.get("test")
+    if metric.endswith("median_rank"):
+        return 1.0
     if not isinstance(queries, int):
         return 0.0
-    modalities = len(study.protocol.workload.modalities)
+    modalities = len(protocol.workload.modalities)
     directions = modalities * (modalities - 1) if metric.startswith("avg_") else 1
-    return 100 / (queries * directions)
+    return (1 if lower_is_better(metric) else 100) / (queries * directions)

@@ -18,6 +18,7 @@ from bench.executor import Engine
 from bench.metrics import metric_names
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
+from bench.racing import RaceSource, write_race
 from bench.record import Outcome
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
 from bench.search.plan import tuned_settings
@@ -144,15 +145,19 @@ def is_missing(store: Store, run: Run, retry_failed: bool) -> bool:
     return retry_failed and record.outcome in (Outcome.ERROR, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY)
 
 
-def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None) -> Study:
+def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None, *, race: bool = False) -> Study:
     """Run what is missing and return the study with all its records of the plan's protocol.
 
-    Raises `UsageError` where another process is at work on the study.
+    With `race`, optimizers that cannot be the best any more run no further seeds (see `bench.racing`). Raises
+    `UsageError` where another process is at work on the study, or there are too few seeds for a race.
     """
     with plan.store.locked():
+        raced = RaceSource(plan.runs, plan.missing, plan.store, plan.protocol) if race else None
         plan.store.write_protocol(plan.protocol)
         if plan.missing:
-            drive(Listed(plan.missing), plan.store, plan.placement, watcher, engine)
+            drive(raced or Listed(plan.missing), plan.store, plan.placement, watcher, engine)
+        if raced is not None:
+            write_race(plan.store.path, plan.protocol.hash, raced.race())
         plan.store.mark_used(plan.protocol)
         study, _ = load_study(plan.store.path, plan.protocol.hash)
         return study
@@ -173,6 +178,7 @@ def run(
     workers: int | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
+    race: bool = False,
     watcher: Watcher | None = None,
 ) -> Study:
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
@@ -185,7 +191,7 @@ def run(
         optimizers, protocol=protocol, epochs=epochs, seeds=seeds, rates=rates, overrides=overrides, results=results,
         study=study, data_dir=data_dir, device=device, workers=workers, threads=threads, retry_failed=retry_failed,
     )  # fmt: skip
-    return carry_out(plan, watcher or Watcher())
+    return carry_out(plan, watcher or Watcher(), race=race)
 
 
 def prepare(

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from bench.errors import UsageError
-from bench.ranking import rank_scores, rank_table, study_scores
+from bench.ranking import rank_scores, rank_table, require_scores, study_scores
 from bench.statistics.intervals import CONFIDENCE
 from bench.statistics.pairs import smallest_sign_flip_p
 from bench.statistics.power import minimal_effect, seeds_needed
@@ -115,6 +115,7 @@ def plan_for_table(path: Path, question: Question) -> SeedPlan:
 
 def plan_for_study(study: Study, question: Question) -> SeedPlan:
     """The plan from a study's primary metric. Raises `UsageError` where it does not allow one."""
+    require_scores(study)
     scores, reference, source = study_scores(study), question.reference, f"study {study.path}"
     if reference is not None and reference not in scores.names:
         raise UsageError(f"--reference: {unknown('optimizer', reference, scores.names)}")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Study:
     """The runs of one protocol in a study's folder; `bad` are records that could not be read (see `faults`).
 
-    `records` are those that rank; `trials` are the runs of searches, whose seeds rank nothing.
+    `records` are those that rank; `trials` are the runs of searches, whose seeds rank nothing, of any protocol: a first
+    rung has one of its own.
     """
 
     path: Path
@@ -107,14 +108,15 @@ def load_study(path: Path, protocol_hash: str | None = None) -> tuple[Study, dic
         faults = f"; {len(bad)} unreadable, first: {bad[0]}" if bad else ""
         raise UsageError(f"no finished runs in {path}{faults}")
     counts = Counter(record.protocol.hash for record in records)
-    latest = max(records, key=lambda r: (r.finished, r.run_id)).protocol.hash
+    ranking = [record for record in records if record.seed < TUNING_SEEDS]
+    latest = max(ranking or records, key=lambda r: (r.finished, r.run_id)).protocol.hash
     last_used = store.last_used()
     chosen = protocol_hash or (last_used if last_used and last_used in counts else latest)
     if chosen not in counts:
         raise UsageError(f"study {path}: no runs of protocol {chosen!r}; there are {', '.join(sorted(counts))}")
     own = tuple(record for record in records if record.protocol.hash == chosen)
     ranked = tuple(record for record in own if record.seed < TUNING_SEEDS)
-    trials = tuple(record for record in own if record.seed >= TUNING_SEEDS)
+    trials = tuple(record for record in records if record.seed >= TUNING_SEEDS)
     return Study(path, store.read_protocol(chosen), ranked, tuple(bad), trials), dict(counts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from bench.record import Outcome, RunRecord
 if TYPE_CHECKING:
     from bench.study import Study
 
-SEEDS_FOR_A_CLAIM = 3
+DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
 AVERAGES = {"avg_r1": "R@1", "avg_r5": "R@5", "avg_r10": "R@10"}
 PAIRS = {"I↔T": ("i2t", "t2i"), "I↔A": ("i2a", "a2i"), "T↔A": ("t2a", "a2t")}
 _KINDS = {"mrr": "MRR", "mean_rank": "mean rank", "median_rank": "median rank"}
@@ -28,8 +29,8 @@ class Estimate:
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """The estimate of some values; None without any."""
-    given = list(values)
+    """The estimate of the finite ones of some values; None without any."""
+    given = [value for value in values if math.isfinite(value)]
     if not given:
         return None
     return Estimate(statistics.fmean(given), statistics.stdev(given) if len(given) > 1 else None)
@@ -189,8 +190,8 @@ def claim_lines(study: Study, table: Sequence[Row]) -> list[str]:
     after = incomplete if any(row.failed for row in table) else []
     counted = [len({r.seed for r in row.ok or row.records}) for row in table]
     fewest, most = min(counted), max(counted)
-    if fewest < SEEDS_FOR_A_CLAIM:
-        return [f"fewer than {SEEDS_FOR_A_CLAIM} seeds: no ranking claim", *after]
+    if fewest <= DESCRIPTIVE_SEEDS:
+        return [f"{DESCRIPTIVE_SEEDS} seeds or fewer: a description, no ranking claim", *after]
     seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return [
         f"ordered by the mean of {title}; ± is the standard deviation over {seeds} seeds; differences within the "

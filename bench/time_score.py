@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UsageError
 from bench.statistics.targets import profile_scores
+from bench.wording import percent
 
 RESAMPLES = 2000
 FloatArray = NDArray[np.float64]
@@ -32,13 +33,14 @@ Studies = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]
 class SubmissionScore:
     """One submission: its score, a 95 % bootstrap interval over studies, and the share of resamples in which it leads.
 
-    `times`: its time on every workload, infinite where the median study missed the target.
+    Both are None where any entry has a single study on a workload: of one there is nothing to resample. `times`: its
+    time on every workload, infinite where the median study missed the target.
     """
 
     name: str
     score: float
-    ci95: tuple[float, float]
-    first: float
+    ci95: tuple[float, float] | None
+    first: float | None
     times: dict[str, float]
 
 
@@ -120,25 +122,35 @@ def score_studies(studies: Studies, r_max: float = 4.0, *, seed: int = 0) -> Tim
     best = [[np.array([min(study) for study in studies[name][workload]]) for name in names] for workload in workloads]
     times = np.array([[_median(x) for x in row] for row in best])  # [workloads, k]
     scores = _scores(times, r_max)
-    rng = np.random.default_rng(seed)
-    resampled = np.array([[_median(rng.choice(x, (RESAMPLES, len(x)))) for x in row] for row in best])
-    draws = np.array([_scores(resampled[..., i], r_max) for i in range(RESAMPLES)])  # [resamples, k]
-    leads = draws == draws.max(axis=1, keepdims=True)
-    first = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    uncertain = _resampled(best, r_max, np.random.default_rng(seed))
     order = sorted(range(len(names)), key=lambda i: (-scores[i], names[i]))
     return TimeScores(
         r_max=r_max,
         workloads=tuple(workloads),
         submissions=tuple(
             SubmissionScore(
-                name=names[i], score=float(scores[i]), ci95=(float(low[i]), float(high[i])), first=float(first[i]),
+                name=names[i], score=float(scores[i]), ci95=uncertain and uncertain[0][i],
+                first=uncertain and uncertain[1][i],
                 times={workload: float(times[w, i]) for w, workload in enumerate(workloads)},
             )
             for i in order
         ),
         flips=tuple(_flips(names, times, order, r_max)),
     )  # fmt: skip
+
+
+def _resampled(
+    best: Sequence[Sequence[FloatArray]], r_max: float, rng: np.random.Generator
+) -> tuple[list[tuple[float, float]], list[float]] | None:
+    """Intervals and shares of the first place by resampling studies, `best` [workloads][k]; None with single ones."""
+    if any(len(x) < 2 for row in best for x in row):
+        return None
+    times = np.array([[_median(rng.choice(x, (RESAMPLES, len(x)))) for x in row] for row in best])
+    draws = np.array([_scores(times[..., i], r_max) for i in range(RESAMPLES)])  # [resamples, k]
+    leads = draws == draws.max(axis=1, keepdims=True)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    intervals = list(zip(low.tolist(), high.tolist(), strict=True))
+    return intervals, (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0).tolist()
 
 
 def _median(x: FloatArray) -> FloatArray:
@@ -171,9 +183,13 @@ def table(found: TimeScores) -> Any:
         shown.add_column(heading, justify="right", no_wrap=True)
     for each in found.submissions:
         missed = sum(math.isinf(t) for t in each.times.values())
-        shown.add_row(Text(each.name), f"{each.score:.3f}", f"{each.ci95[0]:.3f} to {each.ci95[1]:.3f}",
-                      f"{each.first:.0%}", f"{missed} of {len(each.times)}")  # fmt: skip
+        interval = "–" if each.ci95 is None else f"{each.ci95[0]:.3f} to {each.ci95[1]:.3f}"
+        shown.add_row(Text(each.name), f"{each.score:.3f}", interval,
+                      "–" if each.first is None else percent(each.first), f"{missed} of {len(each.times)}")  # fmt: skip
     order = "; ".join(found.flips) or "the order of the others stays the same whichever entry is removed"
+    how = "by resampling studies, which are few: a lower bound of the uncertainty"
+    if found.submissions[0].ci95 is None:
+        how = "need two studies or more of every entry on every workload, and are not known"
     legend = (f"score: area under the performance profile up to {found.r_max:g} × the best time; intervals and "
-              "P(first) by resampling studies, which are few: a lower bound of the uncertainty")  # fmt: skip
+              f"P(first) {how}")  # fmt: skip
     return Group(shown, Text(f"Leave one out: {order}."), Text(legend, style="dim"))

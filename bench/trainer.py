@@ -27,7 +27,7 @@ from bench.metrics import (
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.paths import without_folders
-from bench.plan import Run, ended
+from bench.plan import TUNING_SEEDS, Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, RunRecord, Seconds
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
@@ -221,7 +221,9 @@ class Trainer:
             self.last_loss = sum(losses) / len(losses)
             failure = self.divergence.check(losses, epoch, first_step)
             metrics: dict[str, float] = {}
-            due = epoch % self.protocol.evaluate_every == 0 or epoch == self.protocol.epochs
+            last = epoch == self.protocol.epochs
+            # A search looks at the last score alone.
+            due = last or (epoch % self.protocol.evaluate_every == 0 and self.run.seed < TUNING_SEEDS)
             if due and failure is None:
                 with self.clock.part("evaluation"):
                     try:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from bench.statistics.power import seeds_needed
 from bench.statistics.verdict import EntryVerdict, Verdict
+from bench.summary import DESCRIPTIVE_SEEDS
+from bench.wording import percent
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,7 +20,6 @@ RANK_LEGEND = (
     "rank: an interval that holds the rank, jointly for all entries; entries that share a letter are not told apart; "
     "95 %: of the mean, in parentheses where runs diverged."
 )
-DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
 RANKS_SAID = 12  # entries up to which the sentences name every rank
 
 
@@ -32,7 +33,8 @@ def sentences(verdict: Verdict, unit: str = "") -> list[str]:
     if verdict.n_seeds <= DESCRIPTIVE_SEEDS:
         said.append(f"{verdict.n_seeds} seeds are a description, no ranking; 5 are the standard, 10 for publication.")
     if verdict.dropped_seeds:
-        said.append(f"{verdict.dropped_seeds} seeds were left out for all, because a score is missing.")
+        left_out = "seed was" if verdict.dropped_seeds == 1 else "seeds were"
+        said.append(f"{verdict.dropped_seeds} {left_out} left out for all, because a score is missing.")
     return said
 
 
@@ -40,7 +42,9 @@ def _answer(verdict: Verdict) -> list[str]:
     best = verdict.best_set
     certainty = f"family-wise error {verdict.options.alpha:g}, {verdict.n_seeds} seeds"
     if len(best) == len(verdict.entries):
-        return [f"No entry is told apart from the best ({certainty})."]
+        return [f"Not resolved: any of the {len(best)} may be the best ({certainty})."]
+    if len(best) == 1 and verdict.n_seeds <= DESCRIPTIVE_SEEDS:
+        return [f"{best[0]} is ahead of all others in these runs ({certainty})."]
     if len(best) == 1:
         return [f"{best[0]} is the best ({certainty})."]
     return [f"Best set: {{{', '.join(best)}}} ({certainty}); any of them may be the best."]
@@ -48,13 +52,14 @@ def _answer(verdict: Verdict) -> list[str]:
 
 def _ranks(verdict: Verdict) -> list[str]:
     """Entries with the same rank interval together, in the order of display."""
-    if len(verdict.entries) > RANKS_SAID or len(verdict.best_set) == len(verdict.entries):
+    silent = len(verdict.entries) > RANKS_SAID or verdict.n_seeds <= DESCRIPTIVE_SEEDS
+    if silent or len(verdict.best_set) == len(verdict.entries):
         return []
     groups: dict[tuple[int, int], list[str]] = {}
     for entry in verdict.entries:
         groups.setdefault(entry.rank_interval, []).append(entry.name)
     said = [f"{', '.join(names)} {rank_text(*interval)}" for interval, names in groups.items()]
-    return [f"Ranks, {1 - verdict.options.alpha:.0%} jointly: {'; '.join(said)}."]
+    return [f"Ranks, {percent(1 - verdict.options.alpha)} jointly: {'; '.join(said)}."]
 
 
 def rank_text(low: int, high: int) -> str:
@@ -96,11 +101,13 @@ def _failures(verdict: Verdict) -> list[str]:
         success = entry.success
         if success.successes < success.n:
             low, high = success.ci95
-            said.append(f"{entry.name} finished {success.successes} of {success.n} runs (rate {low:.0%} to "
-                        f"{high:.0%}); its interval of the mean is unreliable.")  # fmt: skip
+            said.append(f"{entry.name} finished {success.successes} of {success.n} runs (rate {percent(low)} "
+                        f"to {percent(high)}); its interval of the mean is unreliable.")  # fmt: skip
     if not said:
         least = verdict.entries[0].success
-        said.append(f"No run diverged; with {least.n} seeds a rate up to {least.failure_rate_below:.0%} is possible.")
+        said.append(
+            f"No run diverged; with {least.n} seeds a rate up to {percent(least.failure_rate_below or 0)} is possible."
+        )
     return said
 
 

@@ -19,6 +19,7 @@ from bench.errors import UsageError
 from bench.plan import slug
 from bench.protocol import PROTOCOLS, changed
 from bench.record import Environment, Fingerprints, Outcome, ProtocolName, RunRecord, Seconds
+from bench.seed_planning import Question, plan_for_study
 from bench.store import Store
 from bench.study import Study
 
@@ -101,6 +102,28 @@ def test_words_for_better_worse_open_equivalent_and_identical():
     assert "Identical, outcome, metrics and loss of every shared run to the last bit: same." in text
     assert "Equivalent within 0.5, each tested on its own: close." in text
     assert re.search(r"No difference found: open; up to [\d.]+ remains possible\.", text)
+
+
+def test_an_optimizer_that_never_finished_hides_no_order_of_the_others():
+    before = study({"x": GOOD, "y": FAIR, "z": [Outcome.ERROR] * 5})
+    found = compare_studies(before, study({"x": GOOD, "y": FAIR, "z": POOR}))
+    assert found.orders is not None and (found.orders.best_a, found.orders.agreed) == (("x",), 1)
+    assert [(entry.name, entry.rank_b) for entry in found.entries] == [("x", (1, 1)), ("y", (2, 2)), ("z", None)]
+    assert "Orders of the 2 by mean" in " ".join(sentences(found))
+
+
+def test_a_run_that_did_not_finish_is_not_identical_to_one_that_did():
+    found = compare_studies(study({"x": GOOD, "y": FAIR}), study({"x": [*GOOD[:4], Outcome.ERROR], "y": FAIR}))
+    assert [entry.level.identical for entry in found.entries] == [False, True]
+    assert "Identical, outcome, metrics and loss of every shared run to the last bit: y." in " ".join(sentences(found))
+
+
+@pytest.mark.parametrize(("metrics", "message"), [({"avg_r1": np.nan}, "its avg_r1 is nan"), ({}, "has no avg_r1")])
+def test_an_ok_run_without_a_score_is_refused_and_not_left_out(metrics, message):
+    broken = study({"x": GOOD, "y": FAIR}, extra=[record("z", 0, 1.0, metrics=metrics)])
+    for call in (lambda: compare_studies(study({"x": GOOD}), broken), lambda: plan_for_study(broken, Question())):
+        with pytest.raises(UsageError, match=f"study/runs/z-s0-/run.json: the run is ok and {message}; allowed is a"):
+            call()
 
 
 def test_runs_are_identical_only_with_equal_losses():
@@ -256,6 +279,20 @@ def test_unchanged_optimizers_on_fresh_noise_are_seldom_told_apart():
         a, b = (study({n: (40 + rng.normal(size=5)).tolist() for n in "wxyz"}) for _ in range(2))
         told += any(entry.level.better is not None for entry in compare_studies(a, b).entries)
     assert told <= 8  # 3 expected; beyond 8 with probability .003
+
+
+@pytest.mark.parametrize(("metric", "floor"), [("i2t_median_rank", 1.0), ("i2t_mean_rank", 1 / 500)])
+def test_equal_steps_of_a_rank_are_no_certainty(metric, floor):
+    """One rank more on every seed has no variance; the floor g²/6 keeps t finite: √3 · √6 for a step."""
+    protocol = changed(PROTOCOL, {"primary_metric": metric}, "test")
+
+    def ranks(step):
+        runs = [record("x", i, r + step, protocol, metrics={metric: r + step}) for i, r in enumerate((2.0, 3.0, 2.0))]
+        return Study(Path("study"), protocol, tuple(runs))
+
+    level = by_name(compare_studies(ranks(0.0), ranks(floor)))["x"].level
+    assert level.p == pytest.approx(2 * stats.t.sf(np.sqrt(18), 2), rel=1e-6)
+    assert level.better is None
 
 
 def test_studies_without_a_common_optimizer_are_refused():

@@ -202,6 +202,8 @@ REFUSED = {
     "reference": (["five", "--reference", "d"], "--reference: unknown optimizer 'd'"),
     "reference of a table": (["scores.csv", "--reference", "d"], "--reference: unknown entry 'd'"),
     "power": (["five", "--power", "0.04"], "--power 0.04: allowed are numbers above --alpha 0.05, below 1"),
+    "no power": (["five", "--power", "nan"], "'nan' is no finite number"),
+    "no difference": (["five", "--difference", "nan"], "'nan' is no finite number"),
     "difference": (["five", "--difference", "0"], "0.0 is not in the range x>0"),
 }
 

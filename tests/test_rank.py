@@ -59,7 +59,18 @@ def test_noise_has_no_best(tmp_path):
     )
     found = rank_table(path)
     assert len(found.best_set) == 4
-    assert verdict_text.sentences(found)[0].startswith("No entry is told apart from the best")
+    assert verdict_text.sentences(found)[0].startswith("Not resolved: any of the 4 may be the best")
+
+
+def test_three_seeds_rank_nothing(tmp_path):
+    rows = ["0,47.0,45.1", "1,46.2,44.1", "2,47.5,45.4", "3,46.9,45.0"]
+    three, four = (
+        " ".join(verdict_text.sentences(rank_table(write(tmp_path, "seed,a,b\n" + "\n".join(rows[:n])))))
+        for n in (3, 4)
+    )
+    assert "a is ahead of all others in these runs (family-wise error 0.05, 3 seeds)." in three
+    assert "the best" not in three and "Ranks" not in three and "3 seeds are a description, no ranking" in three
+    assert "a is the best" in four and "Ranks, 95 % jointly" in four
 
 
 def test_lower_may_be_better(tmp_path):
@@ -72,7 +83,7 @@ def test_a_missing_score_leaves_its_seed_out_for_all(tmp_path):
     path = write(tmp_path, "seed,a,b\n0,1,2\n1,1.1,\n2,1.2,2.1\n3,1,2.2\n")
     found = rank_table(path)
     assert (found.n_seeds, found.dropped_seeds) == (3, 1)
-    assert "1 seeds were left out" in " ".join(verdict_text.sentences(found))
+    assert "1 seed was left out" in " ".join(verdict_text.sentences(found))
 
 
 def test_a_diverged_run_scores_the_worst_of_the_table_or_what_is_said(clear):
@@ -125,6 +136,15 @@ def test_the_command_refuses_in_one_line_that_names_the_file(tmp_path, text, mon
     output = capsys.readouterr()
     assert (stop.value.code, output.out, len(output.err.splitlines())) == (2, "", 1)
     assert "scores.csv" in output.err
+
+
+@pytest.mark.parametrize("option", ["--alpha", "--grain", "--margin"])
+def test_options_are_finite_numbers(clear, option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "rank", str(clear), option, "nan"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    output = capsys.readouterr()
+    assert (stop.value.code, output.out) == (2, "") and "'nan' is no" in output.err
 
 
 def test_files_of_spreadsheets_are_read(tmp_path):

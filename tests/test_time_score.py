@@ -1,5 +1,6 @@
 """`bench score`: performance-profile scores of times to a target, worked by hand, and what is refused."""
 
+import io
 import json
 import math
 import sys
@@ -8,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench.cli import cli, main
 from bench.errors import UsageError
-from bench.time_score import read_studies, score_studies
+from bench.time_score import read_studies, score_studies, table
 
 TIMES = st.one_of(st.floats(1, 1000), st.just(math.inf))
 
@@ -44,8 +46,18 @@ def test_certain_studies_have_no_width_and_a_certain_first():
 
 
 def test_equal_submissions_share_the_first_place():
-    found = score_studies({"a": {"w": [[1.0]]}, "b": {"w": [[1.0]]}}).submissions
+    found = score_studies({"a": {"w": [[1.0]] * 2}, "b": {"w": [[1.0]] * 2}}).submissions
     assert [each.first for each in found] == [0.5, 0.5]
+
+
+def test_of_a_single_study_no_uncertainty_is_claimed():
+    found = score_studies({"a": {"w": [[1.0]]}, "b": {"w": [[2.0], [2.1]]}})
+    assert [(each.ci95, each.first) for each in found.submissions] == [(None, None), (None, None)]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(found))
+    text = " ".join(console.export_text().split())
+    assert "a 1.000 – – 0 of 1" in text and "need two studies or more of every entry on every workload" in text
+    assert json.loads(json.dumps(found.to_json()))["submissions"][0]["ci95"] is None
 
 
 def test_an_order_that_hangs_on_a_third_entry_is_said():

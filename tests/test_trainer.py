@@ -8,7 +8,7 @@ import torch
 from bench import trainer
 from bench.datasets.documents import expected_log_same_class
 from bench.diagnostics import UpdateWatch
-from bench.plan import Run
+from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol, changed
 from bench.record import CurvePoint, Outcome, RunRecord
 from bench.registry import entry
@@ -182,6 +182,14 @@ def test_update_ratio_is_the_quotient_of_norms():
 def test_evaluation_follows_the_protocol(tiny: Protocol):
     _, curve = train_with_curve(changed(tiny, {"epochs": 5, "evaluate_every": 2}, "test"))
     assert [bool(point.metrics) for point in curve] == [False, True, False, True, True]
+
+
+def test_a_run_of_a_search_is_evaluated_at_its_end_alone_with_the_same_result(tiny: Protocol):
+    record, points = train_with_curve(tiny, seed=TUNING_SEEDS)
+    assert [bool(point.metrics) for point in points] == [False, True]
+    # Looking in between changes nothing: a seed that ranks gives the same with and without.
+    assert train(tiny).metrics == train(changed(tiny, {"evaluate_every": 2}, "test")).metrics
+    assert record.metrics and record.validation_metrics
 
 
 def test_partial_last_batch_is_used_or_dropped(tiny: Protocol):

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.check.snapshot import SCHEMA_VERSION, Snapshot, snapshot
+from bench.check.snapshot import SCHEMA_VERSION, Snapshot, fault
 from bench.errors import BadRecordError, UsageError
 from bench.record import Outcome
 from bench.store import write_atomic
-from bench.study import load_study
 from bench.summary import estimate
 
 
@@ -111,26 +110,4 @@ def _read(kind: type[Kind], text: bytes, path: Path) -> Kind:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        fault = first["msg"].removeprefix("Value error, ")
-        raise BadRecordError(f"{path}: {place}: {fault}" if place else f"{path}: {fault}") from None
-
-
-def find_snapshot(source: str, results: Path) -> Snapshot:
-    """The snapshot behind `--baseline`: a file, a study's folder, or the name of a study under `results`.
-
-    Raises `NoBaselineError` where there is none of them, or what `read_baseline` and `load_study` raise.
-    """
-    path = Path(source)
-    if path.is_file():
-        return read_baseline(path)
-    folder = next((place for place in (path, results / source) if (place / "runs").is_dir()), None)
-    if folder is None:
-        raise NoBaselineError(f"baseline {source!r}: there is no such file, and no study of that name in {results}; "
-                              "`bench baseline update STUDY --output FILE` makes one")  # fmt: skip
-    try:
-        study, _ = load_study(folder)
-    except UsageError as error:
-        raise NoBaselineError(f"baseline {source!r}: {error}") from None
-    return snapshot(study)
+        raise BadRecordError(f"{path}: {fault(error)}") from None

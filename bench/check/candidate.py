@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from bench.check.sides import platform
-from bench.check.snapshot import Entry, Snapshot, matches
+from bench.check.snapshot import Entry, Snapshot, idle, matches
 from bench.environment import environment
 from bench.errors import UsageError
 from bench.optimizers.catalog import CATALOG
@@ -107,8 +107,7 @@ def _references(baseline: Snapshot, optimizers: Sequence[str]) -> dict[str, str 
             given[entry(part).name] = part
         else:
             patterns.append(part)
-    idle = [pattern for pattern in patterns if not any(matches(name, [pattern]) for name in baseline.names)]
-    for name in (*given, *idle):
+    for name in (*given, *idle(patterns, baseline.names)):
         if name not in baseline.names:
             raise UsageError(f"--optimizers: {unknown('entry of the baseline', name, baseline.names)}; another class "
                              "takes an entry's place as NAME=file.py:Class")  # fmt: skip

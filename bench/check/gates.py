@@ -6,6 +6,7 @@ optimizers. `grain` is the step of the scores: it bounds every variance from bel
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,17 +139,18 @@ def _effect(n: int, level: float) -> float:
 def resolved_pairs(scores: FloatArray, grain: float) -> list[tuple[int, int]]:
     """Pairs (better, worse) of columns of x [n, k] that paired t with Holm tells apart at FWER .05.
 
-    Rows without all scores are left out.
+    Each pair on the rows that both have: one column without scores hides no order of the others.
     """
-    complete = scores[np.isfinite(scores).all(axis=1)]
-    first, second = np.triu_indices(scores.shape[1], 1)
-    if len(complete) < LEAST_SEEDS or not len(first):
-        return []
-    test = paired_t(complete[:, first], complete[:, second], grain=grain)
-    found = np.flatnonzero(holm(test.p) <= RESOLVED)
+    tests = []
+    for i, j in itertools.combinations(range(scores.shape[1]), 2):
+        both = scores[np.isfinite(scores[:, [i, j]]).all(axis=1)]
+        if len(both) >= LEAST_SEEDS:
+            tests.append((i, j, paired_t(both[:, i], both[:, j], grain=grain)))
+    adjusted = holm([float(test.p) for _, _, test in tests])
     return [
-        (int(first[m]), int(second[m])) if test.difference[m] > 0 else (int(second[m]), int(first[m])) for m in found
-    ]
+        (i, j) if test.difference > 0 else (j, i)
+        for (i, j, test), p in zip(tests, adjusted, strict=True) if p <= RESOLVED
+    ]  # fmt: skip
 
 
 def order(sides: Sides, pairs: Sequence[tuple[int, int]], *, alpha: float) -> list[PairShift]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def annotation_lines(result: CheckResult) -> list[str]:
 def command(kind: str, title: str, text: str) -> str:
     """`::error title=…::…`, escaped so that no text can end it or begin another."""
     return f"::{kind} title={_property(title)}::{_data(text)}"
+
+
+def fence() -> tuple[str, str]:
+    """Lines around a text, in which no name can then be a command: nobody can guess the token that ends it."""
+    token = secrets.token_hex(16)
+    return f"::stop-commands::{token}", f"::{token}::"
 
 
 def _data(text: str) -> str:

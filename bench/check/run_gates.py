@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.check.compatibility import UNFINISHED, counted, seeds_text
+from bench.check.compatibility import UNFINISHED
 from bench.check.gates import Health, Sides, health
 from bench.check.result import Case, Gate, Status, worst
 from bench.check.sides import RunPair
 from bench.check.snapshot import KeptRun
 from bench.ranking import OWN_FAILURES
 from bench.record import Outcome
+from bench.wording import counted, seeds_text
 
 
 def identity_gate(pairs: Sequence[RunPair], metric: str, tolerance: float) -> Gate:
     """Whether all scores are the same within the tolerance; a difference is a finding and no fault."""
     differing: dict[str, list[tuple[int, float]]] = {}
+    certain = all(p.repeatable and not {p.baseline.outcome, p.candidate.outcome} & {*UNFINISHED} for p in pairs)
     for pair in pairs:
         b, c = pair.baseline, pair.candidate
         both_ok = b.outcome is c.outcome is Outcome.OK
@@ -28,8 +30,8 @@ def identity_gate(pairs: Sequence[RunPair], metric: str, tolerance: float) -> Ga
         text = f"all {len(pairs)} runs score the same{within}"
         return Gate(name="identity", status=Status.PASS, text=text)
     said = f"{len(pairs) - count} of {len(pairs)} runs score the same{within}; others: {', '.join(differing)}"
-    why = ("; equal code would repeat every bit here, so the code's numerics have changed"
-           if all(pair.repeatable for pair in pairs) else "; equal code need not repeat every bit here")  # fmt: skip
+    why = ("; equal code and settings would repeat every bit here, so one of them has changed"
+           if certain else "; equal code need not repeat every bit here")  # fmt: skip
     cases = [
         Case(name=name, status=Status.NOTE, figures={"runs": len(runs), "largest": max(d for _, d in runs)},
              text=f"differs in {seeds_text(s for s, _ in runs)}, by {max(d for _, d in runs):.4g} at most")
@@ -59,14 +61,16 @@ def health_gate(pairs: Sequence[RunPair], sides: Sides, alpha: float) -> Gate:
     ]
     status = worst(case.status for case in cases)
     figures = {"new": found.new, "cured": found.cured, "p": found.p}
-    text = "no run failed that was fine before"
+    said = []
     if broken or found.cured:
-        text = f"failed by their optimizer: {counted(len(broken), 'run')} that did not before, {found.cured} no longer"
+        runs = counted(len(broken), "run")
+        said = [f"failed by their optimizer: {runs} that did not before, {found.cured} no longer"]
     if any(not p.repeatable for p in broken):
-        text += (f"; p = {found.p:.3g}, and with fewer than {Health.least_alarm(alpha)} changed runs this test cannot "
-                 "alarm")  # fmt: skip
+        said.append(f"p = {found.p:.3g}, and with fewer than {Health.least_alarm(alpha)} changed runs this test cannot "
+                    "alarm")  # fmt: skip
     if unfinished:
-        text += f"; {counted(len(unfinished), 'run')} did not finish: {_reason(unfinished[0].candidate)}"
+        said.append(f"{counted(len(unfinished), 'run')} did not finish: {_reason(unfinished[0].candidate)}")
+    text = "; ".join(said) or "no run failed that was fine before"
     cases.append(Case(name="all runs", status=status, text=text, figures=figures))
     return Gate(name="health", status=status, text=text, alpha=alpha, cases=tuple(cases))
 

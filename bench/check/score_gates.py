@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.check.compatibility import counted
 from bench.check.gates import LEAST_SEEDS, RESOLVED, SUSPICION, PairShift, Shift, Sides, level, order, resolved_pairs
 from bench.check.result import Case, Gate, Status, worst
 from bench.ranking import HALF_A_POINT
 from bench.statistics.pairs import default_margin
 from bench.statistics.power import POWER
+from bench.wording import counted
 
 
 def level_gate(sides: Sides, *, sign: float, unit: str, margin: float, alpha: float, identical: bool) -> Gate:

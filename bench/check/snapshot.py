@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from bench.errors import UsageError
+from bench.plan import TUNING_SEEDS
 from bench.protocol import Protocol
-from bench.ranking import study_scores
+from bench.ranking import recall_grain, require_scores, study_scores
 from bench.record import Environment, Fingerprints, Number, Outcome, RunRecord
+from bench.score_table import LARGEST
 from bench.study import Study
+from bench.study_changes import fullest
+from bench.summary import lower_is_better
 
 SCHEMA_VERSION = 1
 
@@ -56,7 +61,7 @@ class KeptRun(_Kept):
     """One run's raw result; `evaluations` are (step, seconds of training, primary metric), `environment` an index."""
 
     optimizer: Name
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=TUNING_SEEDS)
     outcome: Outcome
     reason: str | None
     metrics: dict[str, Number]
@@ -87,13 +92,17 @@ class Snapshot(_Kept):
             raise ValueError(f"entries: {twice[0]!r} is there twice")
         if self.metric.name != self.protocol.primary_metric:
             raise ValueError(f"metric.name is {self.metric.name!r}; the protocol's is {self.protocol.primary_metric!r}")
+        kind = ("lower_is_better", lower_is_better(self.metric.name)), ("grain", recall_grain(self.protocol))
+        for key, own in kind:  # either would turn the gates round or blind them
+            if (found := getattr(self.metric, key)) != own:
+                raise ValueError(f"metric.{key} is {found}; the protocol's is {own}")
         if not self.runs:
             raise ValueError("runs: there is none")
-        found: set[tuple[str, int]] = set()
+        seen: set[tuple[str, int]] = set()
         for i, run in enumerate(self.runs):
-            if (run.optimizer, run.seed) in found:
+            if (run.optimizer, run.seed) in seen:
                 raise ValueError(f"runs.{i}: {run.optimizer!r} has seed {run.seed} already")
-            found.add((run.optimizer, run.seed))
+            seen.add((run.optimizer, run.seed))
             _check_run(run, f"runs.{i}", names, len(self.environments), self.metric.name)
         return self
 
@@ -127,12 +136,18 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(name == p or p == "all" or fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
+def idle(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The patterns that match none of the names: a slip of the pen, else they would silently leave something out."""
+    known = set(names)
+    return [pattern for pattern in patterns if not any(matches(name, [pattern]) for name in known)]
+
+
 def _check_run(run: KeptRun, key: str, names: Sequence[str], environments: int, metric: str) -> None:
     if run.optimizer not in names:
         raise ValueError(f"{key}.optimizer is {run.optimizer!r}, which is none of the entries")
     if run.environment is not None and run.environment >= environments:
         raise ValueError(f"{key}.environment is {run.environment}; there are {environments}")
-    if run.outcome is Outcome.OK and not math.isfinite(run.metrics.get(metric, math.nan)):
+    if run.outcome is Outcome.OK and not abs(run.metrics.get(metric, math.nan)) <= LARGEST:
         raise ValueError(f"{key}.metrics.{metric} is {run.metrics.get(metric)}; an ok run's is a finite number")
     steps = [step for step, _, _ in run.evaluations]
     if any(later <= earlier for earlier, later in zip([0, *steps], steps, strict=False)):
@@ -142,19 +157,18 @@ def _check_run(run: KeptRun, key: str, names: Sequence[str], environments: int, 
 def snapshot(study: Study, patterns: Sequence[str] = ()) -> Snapshot:
     """The study's runs of the optimizers that match a pattern (name, glob or label `name#1a2b`).
 
-    Raises `UsageError` where nothing matches, an optimizer has several configurations, or a record is not usable.
+    Raises `UsageError` where a pattern matches no run, an optimizer has several configurations, or a record
+    is not usable.
     """
     records = [r for r in study.records if matches(r.optimizer, patterns) or matches(study.labels[r.run_id], patterns)]
     labels = sorted(set(study.labels.values()))
-    if not records:
-        raise UsageError(f"study {study.path}: --optimizers {', '.join(patterns)} matches none of {', '.join(labels)}")
+    if wrong := idle(patterns, (*labels, *(r.optimizer for r in study.records))):
+        raise UsageError(f"study {study.path}: --optimizers {wrong[0]} matches none of {', '.join(labels)}")
     _require_one_configuration(study, records)
-    metric = study.protocol.primary_metric
-    if unusable := [r.run_id for r in records if r.outcome is Outcome.OK and metric not in r.metrics]:
-        raise UsageError(f"study {study.path}: run {unusable[0]} is ok and has no {metric}")
+    require_scores(study)
+    metric, whole = study.protocol.primary_metric, study_scores(study)
     records.sort(key=lambda r: (r.optimizer, r.seed))
     places = sorted({_as_text(r.environment) for r in records if r.environment is not None})
-    whole = study_scores(study)
     try:
         return Snapshot(
             protocol_hash=study.protocol.hash,
@@ -163,13 +177,18 @@ def snapshot(study: Study, patterns: Sequence[str] = ()) -> Snapshot:
                 name=metric, lower_is_better=whole.lower_is_better, grain=whole.grain, chance=whole.chance
             ),
             environments=tuple(Environment.model_validate_json(text) for text in places),
-            entries=tuple({r.optimizer: _entry(r) for r in records}.values()),
+            entries=tuple(_entry(fullest(of)) for _, of in itertools.groupby(records, lambda r: r.optimizer)),
             runs=tuple(_kept(study, r, places) for r in records),
         )  # fmt: skip
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"study {study.path}: {place}: {first['msg']}: {first['input']!r}"[:500]) from None
+        raise UsageError(f"study {study.path}: {fault(error)}") from None
+
+
+def fault(error: ValidationError) -> str:
+    """The first fault in one line: key and what is wrong with it."""
+    first = error.errors()[0]
+    place, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{place}: {what}" if place else what
 
 
 def _require_one_configuration(study: Study, records: Sequence[RunRecord]) -> None:
@@ -179,7 +198,8 @@ def _require_one_configuration(study: Study, records: Sequence[RunRecord]) -> No
     for name, labels in sorted(several.items()):
         if len(labels) > 1:
             raise UsageError(f"study {study.path}: {name} has {len(labels)} configurations, and entries are compared "
-                             f"by name; choose one with --optimizers: {', '.join(sorted(labels))}")  # fmt: skip
+                             f"by name; choose one with --optimizers (of a baseline, in `bench baseline update`): "
+                             f"{', '.join(sorted(labels))}")  # fmt: skip
 
 
 def _as_text(place: Environment | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ def cells(case: Case) -> list[str]:
         _mean(f.get("baseline"), f.get("baseline_failed")),
         _mean(f.get("candidate"), f.get("candidate_failed")),
         _number(f.get("difference"), "+.3g"),
-        f"{_number(f.get('low'), '+.3g')} to {_number(f.get('high'), '+.3g')}",
+        _interval(f.get("low"), f.get("high")),
         _number(f.get("p_holm"), ".2g"),
     ]
     return [case.name, *values]
@@ -75,8 +76,13 @@ def _mean(value: float | None, failed: float | None) -> str:
     return f"({shown})" if failed else shown
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    known = all(end is not None and math.isfinite(end) for end in (low, high))
+    return f"{low:+.3g} to {high:+.3g}" if known else "–"
+
+
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None or value != value else format(value, form)
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def legend(result: CheckResult) -> str:

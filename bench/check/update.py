@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.check.check import check
-from bench.check.compatibility import UNFINISHED, commit, counted, seeds_text, setting_changes
+from bench.check.compatibility import UNFINISHED, commit
 from bench.check.result import Status, printable
 from bench.check.snapshot import Snapshot
 from bench.check.text import cells
+from bench.study_changes import configuration_changes
+from bench.wording import counted, seeds_text
 
 
 def update_lines(old: Snapshot | None, new: Snapshot) -> list[str]:
@@ -26,8 +28,8 @@ def _changes(old: Snapshot, new: Snapshot) -> Iterator[str]:
     yield from (f"added: {name}" for name in new.names if name not in old.names)
     yield from (f"removed: {name}" for name in old.names if name not in new.names)
     for entry in old.entries:
-        if entry.optimizer in new.names and (found := setting_changes(entry, new.entry(entry.optimizer))):
-            yield f"changed: {entry.optimizer}: {', '.join(found)}"
+        if entry.optimizer in new.names and (found := configuration_changes(entry, new.entry(entry.optimizer))):
+            yield f"changed: {entry.optimizer}: {', '.join(map(str, found))}"
     result = check(old, new)
     if result.verdict is Status.INCOMPATIBLE:
         yield from (f"changed: {case.name}: {case.text}" for case in result.gates[0].cases

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.commands.numbers import FiniteRange
 from bench.commands.options import (
     DATA_DIR,
     EXIT_FAILED,
@@ -72,21 +73,21 @@ class _Export(click.ParamType):
 @click.option("--fresh", is_flag=True, help="With --run: run again what an earlier check of this same code has run.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="Scores that differ by at most this count as the same.",
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="A loss of this much, in the metric's unit, is allowed.",
 )
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=FiniteRange(0, 0.5, min_open=True),
     default=0.01,
     show_default=True,
     help="False alarms a check, over all gates.",
@@ -137,13 +138,13 @@ def check_command(
     STUDY is a name under --results or a folder (by default the one changed last); --run makes it. Exit codes: 0 ok,
     1 worse, or a run failed, 3 inconclusive (with --inconclusive fail), 4 no baseline, or one of another protocol.
     """
-    from bench.check.baseline import NoBaselineError, find_snapshot
+    from bench.check.baseline import NoBaselineError
     from bench.check.check import Options, check
 
     if runs and study:
         raise click.UsageError("--run makes a study of its own; give STUDY or --run")
     try:
-        before = find_snapshot(baseline, results)
+        before = _baseline(baseline, results)
     except NoBaselineError as error:
         raise _NoBaseline(str(error)) from None
     names = [part.strip() for text in optimizers for part in text.split(",") if part.strip()]
@@ -158,18 +159,52 @@ def check_command(
     sys.exit(_exit_code(found, inconclusive))
 
 
+def _baseline(source: str, results: Path) -> Snapshot:
+    """The snapshot behind `--baseline`: of a file, or of what `named_study` takes.
+
+    Raises `NoBaselineError` where there is neither, or what `read_baseline` and `snapshot` raise.
+    """
+    from bench.check.baseline import NoBaselineError, read_baseline
+    from bench.check.snapshot import snapshot
+    from bench.commands.studies import named_study
+    from bench.errors import UsageError
+
+    if Path(source).is_file():
+        return read_baseline(Path(source))
+    try:
+        study = named_study(source, results)
+    except UsageError as error:
+        raise NoBaselineError(f"baseline {source!r}: there is no such file, and {error}; `bench baseline update STUDY "
+                              "--output FILE` makes one") from None  # fmt: skip
+    return snapshot(study)
+
+
 def _load(
     before: Snapshot, study: str | None, names: Sequence[str], *, baseline: str, results: Path, **options: Any
 ) -> tuple[Snapshot, Snapshot, str, list[str]]:
     """Both sides cut to the chosen optimizers, the candidate's source, and what is to be said."""
-    from bench.check.snapshot import snapshot
+    from bench.check.snapshot import idle, snapshot
     from bench.commands.studies import named_study
+    from bench.errors import UsageError
+    from bench.suggestions import unknown
 
     loaded = named_study(study or str(latest_study(results)), results)
     if loaded.path.resolve() in (Path(baseline).resolve(), (results / baseline).resolve()):
         raise click.UsageError(f"{loaded.path} would be compared with itself; name another STUDY, or --run")
+    gone = idle(names, {*loaded.labels.values(), *(r.optimizer for r in loaded.records)})
+    if wrong := idle(gone, before.names):
+        raise UsageError(f"--optimizers: {unknown('optimizer', wrong[0], {*before.names, *loaded.labels.values()})}")
     part = before.only([name.partition("#")[0] for name in names])
-    return part, snapshot(loaded, names), str(loaded.path), _age(loaded)
+    after = snapshot(loaded, [name for name in names if name not in gone] or names)
+    return part, after, str(loaded.path), [*_age(loaded), *_unread(loaded)]
+
+
+def _unread(study: Study) -> list[str]:
+    """A note on curves that cannot be read: their runs count, and the time gate leaves them out."""
+    from bench.wording import counted
+
+    curves = study.faults[len(study.bad) :]
+    return [f"{counted(len(curves), 'unreadable curve')}, first: {curves[0]}"] if curves else []
 
 
 def _age(study: Study) -> list[str]:
@@ -217,18 +252,16 @@ def _write(
     from datetime import UTC, datetime
 
     from bench.check import exports as tools
+    from bench.check.drift import drifts
     from bench.check.junit import junit as as_junit
     from bench.store import write_atomic
 
+    on_github = os.environ.get("GITHUB_ACTIONS") == "true" if github is None else github
     if as_json:
         print_json(found.to_json())
     else:
-        from rich.console import Console
-
-        from bench.check.text import view
-
-        Console().print(view(found))
-    if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
+        _print(found, guarded=on_github)
+    if on_github:
         _write_github(found, to_stderr=as_json)
     if junit:
         write_atomic(junit, as_junit(found))
@@ -237,6 +270,21 @@ def _write(
     if history:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         tools.append_history(history, tools.history_line(after, found, finished))
+        for line in drifts(history):
+            click.echo(f"drift: {line}", err=True)
+
+
+def _print(found: CheckResult, *, guarded: bool) -> None:
+    """The text; `guarded`, so that GitHub takes no name at the start of a line for a command."""
+    from rich.console import Console
+
+    from bench.check.github import fence
+    from bench.check.text import view
+
+    start, end = fence() if guarded else ("", "")
+    click.echo(start, nl=guarded)
+    Console().print(view(found))
+    click.echo(end, nl=guarded)
 
 
 def _write_github(found: CheckResult, *, to_stderr: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bench.commands.numbers import SHARE
 from bench.commands.options import AS_JSON, RESULTS, print_json
 from bench.commands.studies import named_study
 
@@ -16,7 +17,7 @@ from bench.commands.studies import named_study
 @RESULTS
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=SHARE,
     default=0.05,
     show_default=True,
     help="Family-wise error of the tests.",

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
+from bench.commands.numbers import SHARE, FiniteRange
 from bench.commands.options import AS_JSON, RESULTS, print_json
 from bench.commands.studies import named_study
-
-SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("power")
@@ -18,7 +17,7 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @RESULTS
 @click.option("--power", type=SHARE, default=0.8, show_default=True, help="Chance to find a true difference.")
 @click.option("--alpha", type=SHARE, default=0.05, show_default=True, help="Family-wise error of the tests.")
-@click.option("--difference", type=click.FloatRange(min=0, min_open=True), help="How many seeds find this difference?")
+@click.option("--difference", type=FiniteRange(min=0, min_open=True), help="How many seeds find this difference?")
 @click.option("--reference", metavar="NAME", help="Compare with this entry alone: fewer tests, fewer seeds.")
 @AS_JSON
 def power_command(source: str, results: Path, as_json: bool, **question: Any) -> None:

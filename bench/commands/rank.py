@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bench.commands.numbers import SHARE, FiniteRange
 from bench.commands.options import AS_JSON, print_json
 
 
@@ -15,7 +16,7 @@ from bench.commands.options import AS_JSON, print_json
 @click.option("--lower-is-better", is_flag=True, help="The scores are losses or times.")
 @click.option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=SHARE,
     default=0.05,
     show_default=True,
     help="Family-wise error of the tests.",
@@ -23,7 +24,7 @@ from bench.commands.options import AS_JSON, print_json
 @click.option("--reference", metavar="NAME", help="Compare with this entry alone: fewer tests, more power.")
 @click.option(
     "--grain",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     show_default=True,
     help="Step of the scores: 100/N for percent of N queries.",
@@ -31,7 +32,7 @@ from bench.commands.options import AS_JSON, print_json
 @click.option("--chance", type=float, help="Score of a diverged run.  [default: the worst score of the table]")
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Test whether differences lie within this: only then is anything called equivalent.",
 )
 @AS_JSON

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,21 @@ if TYPE_CHECKING:
 @click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
 @click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]")
 @click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
+@click.option("--race", is_flag=True, help="Stop optimizers that cannot be the best any more, after 3, 5, 7 seeds.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @AS_JSON
 def run_command(
-    optimizers: Sequence[str], overrides: Sequence[str], results: Path, as_json: bool, dry_run: bool, **options: Any
+    optimizers: Sequence[str],
+    overrides: Sequence[str],
+    results: Path,
+    as_json: bool,
+    dry_run: bool,
+    race: bool,
+    **options: Any,
 ) -> None:
     """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
     from bench.display import display
+    from bench.errors import UsageError
     from bench.paths import without_folders
     from bench.protocol import default_protocol
     from bench.runner import carry_out, prepare
@@ -76,9 +85,11 @@ def run_command(
         options["protocol"], reason = default_protocol()
     options["overrides"] = parse_overrides(overrides)
     command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
-    if options["rates"] == "search":
+    if options["rates"] == "search" and not dry_run:
         _search(optimizers, overrides, results=results, **options)
         options["rates"] = "tuned"
+    elif options["rates"] == "search":
+        raise UsageError("--dry-run --lr search: the runs follow from the search's results; allowed is --lr tuned")
     plan = prepare(list(optimizers), results=results, command=command, **options)
     _announce(plan, reason)
     if dry_run:
@@ -86,8 +97,9 @@ def run_command(
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
         return
     with display(plan, progress_console()) as watcher:
-        study = carry_out(plan, watcher)
-    _show(study, as_json)
+        study = carry_out(plan, watcher, race=race)
+    asked = {(run.optimizer, run.configuration) for run in plan.runs}
+    _show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
     planned = {run.run_id for run in plan.runs}
     failed = [r for r in study.records if r.run_id in planned and r.outcome not in ("ok", "diverged")]
     if failed:
@@ -125,7 +137,7 @@ def _announce(plan: Plan, reason: str) -> None:
 
 
 def _show(study: Study, as_json: bool) -> None:
-    """The closing table, or every record as JSON."""
+    """The closing table of the settings that were asked for, or their records as JSON."""
     if as_json:
         click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))
         return

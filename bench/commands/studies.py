@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 def named_study(text: str, results: Path) -> Study:
     """The study of `NAME` in `results`, or of a folder; with `@HASH` that protocol's runs, else the latest one's.
 
-    Unreadable records are left out with a warning. Raises `UsageError` where there is no such study.
+    Unreadable records are left out with a warning. Raises `UsageError` where there is no such study, or in it no run
+    but those of searches.
     """
+    from bench.errors import UsageError
     from bench.store import study_name
     from bench.study import load_study
 
@@ -29,4 +31,7 @@ def named_study(text: str, results: Path) -> Study:
     study, _ = load_study(folder, protocol_hash)
     if study.bad:
         click.echo(f"warning: {folder}: {len(study.bad)} unreadable, left out; first: {study.bad[0]}", err=True)
+    if not study.records:
+        raise UsageError(f"study {folder}: of protocol {study.protocol.hash} it holds nothing but a search, which "
+                         "ranks nothing; `bench run` adds runs")  # fmt: skip
     return study

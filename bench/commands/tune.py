@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--search", "names", default="lr", show_default=True, metavar="NAMES", help="Hyper-parameters, as lr,weight_decay."
 )
+@click.option(
+    "--rung", "rung_epochs", type=int, metavar="EPOCHS", help="First all trials in so few epochs, then the better half."
+)
 @click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]")
 @click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]")
 @RESULTS
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 @AS_JSON
 def tune_command(
     optimizers: Sequence[str], overrides: Sequence[str], trials: int, tuning_seeds: int, sampler: Any, names: str,
-    results: Path, as_json: bool, retry_failed: bool, **options: Any,
+    rung_epochs: int | None, results: Path, as_json: bool, retry_failed: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Search every optimizer's learning rate with the same points and the same budget.
 
@@ -60,7 +63,8 @@ def tune_command(
     """
     from bench.search.tuning import Request
 
-    request = Request(trials=trials, seeds=tuning_seeds, sampler=sampler, names=tuple(names.split(",")))
+    request = Request(trials=trials, seeds=tuning_seeds, sampler=sampler, names=tuple(names.split(",")),
+                      rung_epochs=rung_epochs)  # fmt: skip
     plans = carry_out_search(request, optimizers, overrides, results=results, retry_failed=retry_failed, **options)
     if as_json:
         print_json([json.loads(plan.model_dump_json()) for plan in plans])
@@ -97,5 +101,5 @@ def carry_out_search(
         f"threads on {place.device}; records in {found.folder}",
         err=True,
     )
-    with display(runs, console) as watcher:
+    with display(runs, console, each_run=False) as watcher:
         return tune(runs, found, watcher)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
+from bench.ranking import StudyScores
 from bench.reporting import limits as under_limits
 from bench.reporting import provenance, time_tables, tuning_tables, verdict_tables
 from bench.reporting.analysis import Analysis
 from bench.reporting.document import Block, Bullets, Document, Paragraph, Picture, Section
-from bench.reporting.findings import findings
+from bench.reporting.findings import counted, findings
 from bench.reporting.limits import Limits
 from bench.reporting.result_table import directions, result
+from bench.statistics.power import ALPHA
 from bench.summary import bounds_lines, claim_lines
 from bench.verdict_text import sentences
 
@@ -39,7 +43,7 @@ def document(
         *([Section("Runs that are not ok", (failures,))] if failures else []),
         Section("Optimizers", (provenance.settings(analysis.rows),)),
         provenance.cost(study, analysis.rows),
-        provenance.facts(study, others),
+        provenance.facts(study, others, analysis.rates.left_out if analysis.rates else 0),
         provenance.source(study),
         provenance.reproduction(study, analysis.rows),
     ]  # fmt: skip
@@ -52,13 +56,43 @@ def _some(pictures: Pictures, *stems: str) -> list[Block]:
 
 def _answer(analysis: Analysis) -> list[Block]:
     p = analysis.study.protocol
-    scope = f"protocol {p.name}, {len(analysis.rows)} optimizers, {len(analysis.study.records)} runs"
+    runs = counted(len(analysis.study.records), "run")
+    scope = f"protocol {p.name}, {counted(len(analysis.rows), 'optimizer')}, {runs}"
+    aside = [*_stopped(analysis), *_unranked(analysis)]
     if analysis.verdict is None:
-        return [Paragraph(f"Nothing to compare: {scope}; a verdict needs two optimizers with two seeds in common.")]
-    return [
-        Paragraph(f"What these runs support ({scope}):"),
-        Bullets(tuple(sentences(analysis.verdict, analysis.points))),
-    ]
+        first = Paragraph(f"Nothing to compare ({scope}): {_nothing(analysis.scores)}.")
+        return [first, *map(Paragraph, aside)]
+    said = [*sentences(analysis.verdict, analysis.points), *aside]
+    return [Paragraph(f"What these runs support ({scope}):"), Bullets(tuple(said))]
+
+
+def _nothing(scores: StudyScores) -> str:
+    """Why there is no verdict."""
+    if np.isnan(scores.scores).all():
+        return "no run is ok"
+    if len(scores.names) < 2:
+        return "a verdict needs two optimizers"
+    return (
+        "a verdict needs two seeds of which every optimizer has a run that ended by its own doing, ok, diverged or out "
+        f"of memory; there {'is one' if scores.complete.sum() == 1 else 'is none'}"
+    )
+
+
+def _unranked(analysis: Analysis) -> list[str]:
+    """Whom the verdict leaves out, because it would have no seed with them."""
+    names = analysis.unranked
+    return [f"Not ranked, without a run that is ok, diverged or out of memory: {', '.join(names)}."] if names else []
+
+
+def _stopped(analysis: Analysis) -> list[str]:
+    """Who a race stopped, and what that may have cost."""
+    if not analysis.stopped:
+        return []
+    most = max(len(row.seeds) for row in analysis.rows)
+    saved = sum(most - look for look in analysis.stopped.values())
+    names = ", ".join(f"{name} after {look} seeds" for name, look in analysis.stopped.items())
+    return [f"Stopped by the race and not ranked: {names}. {saved} runs were saved; the probability that the best "
+            f"optimizer was ever stopped is at most {ALPHA:g}."]  # fmt: skip
 
 
 def _verdict(analysis: Analysis, pictures: Pictures) -> list[Section]:

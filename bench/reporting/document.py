@@ -5,9 +5,12 @@ Text here is plain. Each form (markdown, HTML, LaTeX) escapes it, because names 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
+
+NO_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +38,33 @@ class Code:
 class Cell:
     """A table's cell: what is read, the number that it shows, and what it is sorted by where it shows no single one.
 
-    `value` is exported in full precision in place of the text; without it the text is.
+    `value` is exported in full precision in place of the text; without it the text is. `parts` are the numbers of a
+    text that shows several, for a column that the table names the parts of; the first is sorted by unless `order` is.
     """
 
     text: str
     value: float | None = None
     order: float | None = None
+    parts: tuple[float | None, ...] = ()
 
     @property
     def sort_key(self) -> float | None:
         """What the cell is sorted by; None where by its text."""
-        return self.order if self.value is None else self.value
+        return next((key for key in (self.value, self.order, *self.parts[:1]) if key is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table; `stem` names its files, `text` says which columns are text and stand left, `note` explains it."""
+    """A table; `stem` names its files, `text` says which columns are text and stand left, `note` explains it.
+
+    `exported` are the names of each column in the CSV file: several where its cells hold several numbers.
+    """
 
     stem: str
     caption: str
     headings: tuple[str, ...]
     text: tuple[bool, ...]
+    exported: tuple[tuple[str, ...], ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
@@ -103,14 +112,18 @@ def table(
     *,
     text: Iterable[str] = (),
     note: str = "",
+    parts: Mapping[str, tuple[str, ...]] = NO_PARTS,
 ) -> Table:
-    """A table from rows of cells or strings; `text` names the headings of the columns that are text."""
+    """A table from rows of cells or strings; `text` names the headings of the columns that are text.
+
+    `parts` names the numbers of a heading's cells, where they are several.
+    """
     columns = frozenset(text)
     made = tuple(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
-    assert columns <= set(headings) and all(len(row) == len(headings) for row in made), stem
+    assert columns | parts.keys() <= set(headings) and all(len(row) == len(headings) for row in made), stem
     return Table(
         stem=stem, caption=caption, headings=tuple(headings), text=tuple(h in columns for h in headings), rows=made,
-        note=note,
+        exported=tuple(parts.get(h, (h,)) for h in headings), note=note,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bench.paths import without_folders
 from bench.record import Fingerprints
 from bench.summary import Row, settings_text
+from bench.wording import counted, seeds_text
 
 if TYPE_CHECKING:
     from bench.study import Study
@@ -30,7 +31,10 @@ _START: dict[str, Callable[[Fingerprints], str | None]] = {
 
 def findings(study: Study, table: Sequence[Row]) -> list[str]:
     """The lines of `worth knowing`; independent of the order of the records."""
-    checks = (_broken_blocks, _repeated, _configurations, _uneven, _failures, _updates, _skipped, _idle, _identical)
+    checks = (
+        _broken_blocks, _repeated, _no_numbers, _configurations, _uneven, _failures, _updates, _skipped, _idle,
+        _identical,
+    )  # fmt: skip
     unreadable = sorted(f"left out, because unreadable: {printable_line(str(e), study)}" for e in study.faults)
     return [*unreadable, *(printable_line(line, study) for check in checks for line in check(table))]
 
@@ -40,12 +44,6 @@ def printable_line(text: str, study: Study) -> str:
     relative = text.replace(f"{study.path}/", f"{study.name}/")
     printable = "".join(sign if sign.isprintable() else " " for sign in relative)
     return " ".join(without_folders(printable).split())
-
-
-def seeds_text(seeds: Iterable[int]) -> str:
-    """`seed 3` or `seeds 0, 1, 2`."""
-    found = sorted(set(seeds))
-    return f"{'seed' if len(found) == 1 else 'seeds'} {', '.join(map(str, found))}"
 
 
 def _names(names: Iterable[str]) -> str:
@@ -101,6 +99,17 @@ def _repeated(table: Sequence[Row]) -> list[str]:
     ]
 
 
+def _no_numbers(table: Sequence[Row]) -> list[str]:
+    """Metrics of ok runs that are NaN or infinite, which no mean holds."""
+    lines = []
+    for row in table:
+        odd = [(name, r.seed) for r in row.ok for name, value in r.metrics.items() if not math.isfinite(value)]
+        if odd:
+            names, seeds = _names(sorted({name for name, _ in odd})), seeds_text(seed for _, seed in odd)
+            lines.append(f"FAULT: {row.optimizer}: {names} without a finite number in {seeds}; the means leave it out")
+    return lines
+
+
 def _configurations(table: Sequence[Row]) -> list[str]:
     """What tells the configurations of one optimizer apart."""
     lines = []
@@ -149,19 +158,15 @@ def _updates(table: Sequence[Row]) -> list[str]:
         for text, names in ((_STUCK, stuck), (_LARGE, large)):
             texts[text, tuple(sorted(names))].append(row.optimizer)
     return [
-        f"{', '.join(optimizers)}: {_count(len(names), 'parameter')} got {text} ({_names(names)})"
+        f"{', '.join(optimizers)}: {counted(len(names), 'parameter')} got {text} ({_names(names)})"
         for (text, names), optimizers in texts.items()
         if names
     ]
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def _skipped(table: Sequence[Row]) -> list[str]:
     counts = {row.optimizer: sum(r.diagnostics.skipped_steps for r in row.records) for row in table}
-    return [f"{name}: {_count(n, 'step')} skipped because gradients overflowed" for name, n in counts.items() if n]
+    return [f"{name}: {counted(n, 'step')} skipped because gradients overflowed" for name, n in counts.items() if n]
 
 
 def _idle(table: Sequence[Row]) -> list[str]:

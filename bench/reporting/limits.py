@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bench.errors import UsageError
-from bench.ranking import rank_study
+from bench.ranking import rank_scores
 from bench.reporting.analysis import Analysis
 from bench.reporting.document import Bullets, Cell, Section, table
 from bench.reporting.provenance import duration
-from bench.reporting.result_table import bytes_text
+from bench.reporting.result_table import bytes_cell, bytes_text
 from bench.summary import Row
 from bench.verdict_text import sentences
 
@@ -54,17 +54,18 @@ def section(analysis: Analysis, limits: Limits) -> Section:
     """Which optimizers keep within the limits in every run, and what may be the best of them."""
     fits = [row for row in analysis.rows if _fits(row, limits)]
     names = {row.optimizer for row in fits}
-    study = analysis.study
-    kept = tuple(r for r in study.records if study.labels[r.run_id] in names)
-    found = rank_study(replace(study, records=kept)) if len(fits) > 1 else None
+    ranked = [name for name in analysis.scores.names if name in names]
+    found = rank_scores(analysis.scores.only(ranked)) if len(fits) > 1 else None
     said = [f"{len(fits)} of {len(analysis.rows)} optimizers keep within {limits} in every run."]
-    if found is not None:
+    if len(fits) == len(analysis.rows):
+        said.append("So what was said of all holds here too.")
+    elif found is not None:
         said += sentences(found, analysis.points)
     elif fits:
         said.append(f"{fits[0].optimizer} alone: there is nothing to compare it with." if len(fits) == 1 else
                     "There are too few complete seeds to compare them.")  # fmt: skip
     lines = [
-        [row.optimizer, "yes" if row in fits else "no", Cell(bytes_text(row.peak_bytes), row.peak_bytes),
+        [row.optimizer, "yes" if row in fits else "no" if row.ok else "no run is ok", bytes_cell(row.peak_bytes, row),
          Cell(duration(_longest(row)), _longest(row))]
         for row in analysis.rows
     ]  # fmt: skip
@@ -78,6 +79,6 @@ def _longest(row: Row) -> float:
 
 
 def _fits(row: Row, limits: Limits) -> bool:
-    """Peak memory over all runs and the longest run; an optimizer without an ok run does not fit."""
-    memory = limits.memory is None or row.peak_bytes <= limits.memory
+    """Peak memory over all runs and the longest run; neither no ok run fits nor memory that was not measured."""
+    memory = limits.memory is None or 0 < row.peak_bytes <= limits.memory
     return bool(row.ok) and memory and (limits.seconds is None or _longest(row) <= limits.seconds)

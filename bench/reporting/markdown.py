@@ -32,7 +32,8 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Picture():
-            picture = f"![{markdown_cell(block.alternative)}](figures/{block.stem}.svg)"
+            # The PNG file has paper of its own: the SVG file's dark ink would be lost on a dark page.
+            picture = f"![{markdown_cell(block.alternative)}](figures/{block.stem}.png)"
             return f"### {markdown_cell(block.title)}\n\n{picture}"
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from bench.protocol import PROTOCOLS
 from bench.record import Environment, Failure
 from bench.reporting.document import Bullets, Cell, Code, Paragraph, Section, Table, number, table
-from bench.reporting.findings import printable_line, seeds_text
+from bench.reporting.findings import printable_line
 from bench.study import Study
 from bench.summary import Row, metric_title, settings_text
+from bench.wording import counted, seeds_text
 
 
-def facts(study: Study, others: Mapping[str, int]) -> Section:
-    """What was run; `others` are the further protocols in the study's folder with their numbers of runs."""
+def facts(study: Study, others: Mapping[str, int], left_out: int = 0) -> Section:
+    """What was run; `others` are the further protocols in the study's folder with their numbers of runs, `left_out` the
+    runs of this one whose settings are neither tuned nor default."""
     p = study.protocol
     title = f" ({p.title})" if p.title else ""
     clipping = "no clipping" if p.clip_norm is None else f"gradients clipped to norm {p.clip_norm:g}"
@@ -23,16 +26,24 @@ def facts(study: Study, others: Mapping[str, int]) -> Section:
         f"workload {p.workload.name}: {p.workload.title}; modalities {', '.join(p.workload.modalities)}",
         f"{p.epochs} epochs, batch {p.batch_size}, {p.precision}, {clipping}, {p.schedule} rate, warm-up "
         f"{100 * p.warmup:g} % of the steps",
-        f"{len(study.records)} runs: {len({r.optimizer for r in study.records})} optimizers, "
-        f"{seeds_text(r.seed for r in study.records)}",
+        f"{counted(len(study.records), 'run')}: {_compared(study)}, {seeds_text(r.seed for r in study.records)}",
         f"primary metric: {metric_title(p.primary_metric)} on the test split at the last epoch",
         "seeds vary initial weights, order of the data, dropout and noise together, and are shared by all optimizers; "
         "data, split and test items are fixed, so that claims hold for this task and this split",
     ]
+    if left_out:
+        lines.append(f"not in this report: {counted(left_out, 'run')} with settings neither tuned nor default")
     if others:
-        listed = ", ".join(f"{key} ({count} runs)" for key, count in sorted(others.items()))
+        listed = ", ".join(f"{key} ({counted(count, 'run')})" for key, count in sorted(others.items()))
         lines.append(f"not in this report: runs of other protocols in the same folder, by hash: {listed}")
     return Section("Study", (Bullets(tuple(lines)),))
+
+
+def _compared(study: Study) -> str:
+    """`8 optimizers`, and how many configurations where they are more."""
+    optimizers, labels = ({r.optimizer for r in study.records}, set(study.labels.values()))
+    several = f" in {len(labels)} configurations" if len(labels) > len(optimizers) else ""
+    return counted(len(optimizers), "optimizer") + several
 
 
 def failures(study: Study, rows: Sequence[Row]) -> Table | None:
@@ -100,9 +111,9 @@ def source(study: Study) -> Section:
     """Every distinct environment, the most frequent first."""
     counts = Counter(_environment(r.environment) for r in study.records if r.environment)
     found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    lines = [f"{count} run{'s' if count != 1 else ''} on {text}" for text, count in found]
+    lines = [f"{counted(count, 'run')} on {text}" for text, count in found]
     if unknown := len(study.records) - sum(counts.values()):
-        lines.append(f"{unknown} without a recorded environment")
+        lines.append(f"{counted(unknown, 'run')} without a recorded environment")
     return Section("Where it comes from", (Bullets(tuple(lines)),))
 
 
@@ -112,23 +123,23 @@ def _environment(e: Environment) -> str:
     commit = "commit not known" if e.git_commit is None else f"commit {e.git_commit[:12]}{changes}"
     driver = f", driver {e.driver}" if e.driver else ""
     deterministic = "deterministic algorithms only" if e.deterministic else "no determinism asked of torch"
-    threads = f"{e.threads} thread{'s' if e.threads != 1 else ''} a run"
+    threads = f"{counted(e.threads, 'thread')} a run"
     return f"{e.device}{driver}; {e.processor}, {e.cores} cores, {threads}; {deterministic}; {commit}; {versions}"
 
 
 def reproduction(study: Study, rows: Sequence[Row]) -> Section:
     """The commands as recorded, or the one that asks for the same runs where none was recorded."""
     counts = Counter(printable_line(r.command, study) for r in study.records if r.command)
-    p = study.protocol
+    p, name = study.protocol, shlex.quote(study.name)
     if counts:
         used = [command for command, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         first = "Recorded with the runs; the same command again runs only what is missing:"
     else:
-        names = ",".join(sorted({row.records[0].optimizer for row in rows}))
+        names = shlex.quote(printable_line(",".join(sorted({row.records[0].optimizer for row in rows})), study))
         seeds = ",".join(map(str, sorted({seed for row in rows for seed in row.seeds})))
         known = p.name in PROTOCOLS and PROTOCOLS[p.name].hash == p.hash
         protocol = p.name if known else "PROTOCOL.toml"
-        used = [f"bench run --protocol {protocol} --optimizers {names} --seeds {seeds} --study {study.name}"]
+        used = [f"bench run --protocol {protocol} --optimizers {names} --seeds {seeds} --study {name}"]
         first = "No command was recorded; this one asks for the same runs, with the settings listed above by -O:"
     last = f"The full protocol is protocols/{p.hash}.json in the study's folder."
-    return Section("How to reproduce", (Paragraph(first), Code((*used, f"bench report {study.name}")), Paragraph(last)))
+    return Section("How to reproduce", (Paragraph(first), Code((*used, f"bench report {name}")), Paragraph(last)))

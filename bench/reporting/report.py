@@ -17,7 +17,7 @@ from bench.reporting.html import html
 from bench.reporting.latex import latex_table
 from bench.reporting.limits import Limits
 from bench.reporting.markdown import markdown
-from bench.reporting.spreadsheet import csv_table, no_formula
+from bench.reporting.spreadsheet import csv_table, csv_text
 from bench.reporting.verdict_tables import pairs
 from bench.store import write_atomic
 from bench.study import Study
@@ -108,7 +108,7 @@ def _runs(study: Study) -> str:
     frame = study.frame()
     for column in frame.columns:
         if frame[column].dtype.kind not in "iuf":
-            frame[column] = frame[column].map(no_formula)
+            frame[column] = frame[column].map(csv_text)
     return frame.to_csv(index=False, lineterminator="\n")
 
 

@@ -38,19 +38,24 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, the part of the terminal's output it stands in (names in all), and the cell of a row."""
+    """A heading, the part of the terminal's output it stands in (names in all), and the cell of a row.
+
+    `numbers` are the names of a cell's numbers where there are several.
+    """
 
     heading: str
     part: Part
     cell: Callable[[Row], Cell]
     text: bool = False
+    numbers: tuple[str, ...] = ()
 
 
 def _estimate(value: Estimate | None, spread: bool = False, digits: int = 2) -> Cell:
     if value is None:
         return Cell(NOTHING)
     mean = f"{value.mean:.{digits}f}"
-    return Cell(f"{mean} ± {value.sd:.{digits}f}" if spread and value.sd is not None else mean, value.mean)
+    text = f"{mean} ± {value.sd:.{digits}f}" if spread and value.sd is not None else mean
+    return Cell(text, value.mean, parts=(value.mean, value.sd) if spread else ())
 
 
 def _headline(row: Row, metric: str) -> Cell:
@@ -61,11 +66,11 @@ def _headline(row: Row, metric: str) -> Cell:
 
 
 def _joined(values: Sequence[Estimate | None]) -> Cell:
-    """Several means in one cell, sorted by the first."""
+    """Several means in one cell."""
     if not any(values):
         return Cell(NOTHING)
-    first = values[0].mean if values[0] else None
-    return Cell("/".join(_estimate(value, digits=1).text for value in values), order=first)
+    text = "/".join(_estimate(value, digits=1).text for value in values)
+    return Cell(text, parts=tuple(value and value.mean for value in values))
 
 
 def _both(row: Row, forth: str, back: str) -> Cell:
@@ -86,13 +91,17 @@ def columns(table: Sequence[Row], primary: str = "avg_r1") -> list[Column]:
     """The columns that the rows fill; the primary metric comes first where it is not the average R@1."""
     pairs = {label: pair for label, pair in PAIRS.items() if any(f"{d}_r1" in r.metrics for r in table for d in pair)}
     leading = f"{metric_title(primary)} {unit(primary)}".rstrip()
-    first = [] if primary == "avg_r1" else [Column(leading, "quality", lambda row: _headline(row, primary))]
+    other = Column(leading, "quality", lambda row: _headline(row, primary), numbers=(leading, f"{leading} sd"))
+    first = [] if primary == "avg_r1" else [other]
     class_level = [Column("class", "cost", lambda row: _estimate(row.class_r1))]
     return [
         Column("optimizer", "name", lambda row: Cell(row.optimizer), text=True),
         *first,
-        Column("R@1 %", "quality", lambda row: _headline(row, "avg_r1")),
-        *(Column(label, "quality", lambda row, pair=pair: _both(row, *pair)) for label, pair in pairs.items()),
+        Column("R@1 %", "quality", lambda row: _headline(row, "avg_r1"), numbers=("R@1 %", "R@1 % sd")),
+        *(
+            Column(label, "quality", lambda row, pair=pair: _both(row, *pair), numbers=tuple(map(_r1, pair)))
+            for label, pair in pairs.items()
+        ),
         Column("runs", "quality", lambda row: Cell(outcomes_text(row.outcomes)), text=True),
         Column("R@5", "cost", lambda row: _estimate(row.metrics.get("avg_r5"))),
         Column("R@10", "cost", lambda row: _estimate(row.metrics.get("avg_r10"))),
@@ -100,16 +109,21 @@ def columns(table: Sequence[Row], primary: str = "avg_r1") -> list[Column]:
         Column("loss", "cost", lambda row: _estimate(row.loss, digits=3)),
         Column("s/epoch", "cost", lambda row: number(row.seconds_an_epoch, ".2f")),
         Column("step", "cost", lambda row: _share(row.step_share)),
-        Column("memory", "cost", lambda row: _bytes(row.peak_bytes, row)),
-        Column("state", "cost", lambda row: _bytes(row.state_bytes, row)),
+        Column("memory", "cost", lambda row: bytes_cell(row.peak_bytes, row)),
+        Column("state", "cost", lambda row: bytes_cell(row.state_bytes, row)),
     ]
+
+
+def _r1(direction: str) -> str:
+    return metric_title(f"{direction}_r1")
 
 
 def _share(value: float | None) -> Cell:
     return Cell(NOTHING) if value is None else Cell(f"{100 * value:.0f} %", value)
 
 
-def _bytes(count: int, row: Row) -> Cell:
+def bytes_cell(count: int, row: Row) -> Cell:
+    """Bytes of a row's runs; a dash where memory was not measured."""
     return Cell(bytes_text(count), count) if row.peak_bytes else Cell(NOTHING)
 
 
@@ -126,7 +140,7 @@ def directions(study: Study) -> Table:
     by_name = {column.heading: column for column in columns(found)}
     chosen = [
         by_name["optimizer"],
-        *(Column(d.upper().replace("2", "→"), "quality", lambda row, d=d: _direction(row, d)) for d in present),
+        *(_direction(d) for d in present),
         Column("training", "cost", lambda row: number(row.training_seconds, ".1f")),
         Column("status", "cost", lambda row: Cell(outcomes_text(row.outcomes)), text=True),
     ]
@@ -134,13 +148,17 @@ def directions(study: Study) -> Table:
     return _table("directions", "Retrieval in both directions", found, chosen, note)
 
 
-def _direction(row: Row, direction: str) -> Cell:
-    return _joined([row.metrics.get(f"{direction}_r{k}") for k in (1, 5, 10)])
+def _direction(direction: str) -> Column:
+    metrics = [f"{direction}_r{k}" for k in (1, 5, 10)]
+    return Column(direction.upper().replace("2", "→"), "quality",
+                  lambda row: _joined([row.metrics.get(metric) for metric in metrics]),
+                  numbers=tuple(map(metric_title, metrics)))  # fmt: skip
 
 
 def _table(stem: str, caption: str, found: Sequence[Row], chosen: Sequence[Column], note: str) -> Table:
     headings, cells = [c.heading for c in chosen], [[c.cell(row) for c in chosen] for row in found]
-    return table(stem, caption, headings, cells, text=[c.heading for c in chosen if c.text], note=note)
+    parts = {c.heading: c.numbers for c in chosen if c.numbers}
+    return table(stem, caption, headings, cells, text=[c.heading for c in chosen if c.text], note=note, parts=parts)
 
 
 def terminal_summary(study: Study) -> Group:

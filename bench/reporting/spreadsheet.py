@@ -21,21 +21,34 @@ def no_formula(value: T) -> T | str:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
 
 
+def csv_text(value: T) -> T | str:
+    """`value`; text as a CSV file can hold it."""
+    return printable(no_formula(value)) if isinstance(value, str) else value
+
+
 def csv_table(table: Table) -> str:
-    """A heading line and a line a row: numbers in full precision, text without formulas."""
+    """A heading line and a line a row: numbers in full precision, text without formulas.
+
+    A column of several numbers becomes several; a cell without them has its text in the first.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([_text(heading) for heading in table.headings])
-    writer.writerows([_field(cell) for cell in row] for row in table.rows)
+    writer.writerow([csv_text(name) for several in table.exported for name in several])
+    for row in table.rows:
+        fields = (_fields(cell, len(several)) for cell, several in zip(row, table.exported, strict=True))
+        writer.writerow([field for several in fields for field in several])
     return stream.getvalue()
+
+
+def _fields(cell: Cell, count: int) -> list[str]:
+    if count > 1 and cell.parts:
+        assert len(cell.parts) == count, cell
+        return ["" if part is None else _field(Cell(str(part), part)) for part in cell.parts]
+    return [_field(cell), *[""] * (count - 1)]
 
 
 def _field(cell: Cell) -> str:
     """The number in the shortest form that reads back the same; the text where it is none or not finite."""
     if cell.value is None or not math.isfinite(cell.value):
-        return _text(cell.text)
+        return csv_text(cell.text)
     return str(cell.value)
-
-
-def _text(text: str) -> str:
-    return printable(no_formula(text))

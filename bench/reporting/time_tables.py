@@ -6,15 +6,16 @@ import math
 
 from bench.reporting.analysis import AXES, Analysis, RankCourse, Target
 from bench.reporting.document import Cell, Table, number, table
-from bench.reporting.pareto import pareto_front
-from bench.reporting.result_table import bytes_text
+from bench.reporting.pareto import candidates
+from bench.reporting.result_table import bytes_cell
 from bench.statistics.targets import MOST_TIMES_THE_BEST, TargetTimes, profile_scores
 from bench.summary import metric_title, unit
 
 _TARGET_NOTE = (
-    "Median over runs, a run that missed the target counts as infinite; times are interpolated between evaluations; "
-    f"PAR2: mean steps, a miss at twice the budget; profile: mean over seeds of ({MOST_TIMES_THE_BEST:g} − r)/"
-    f"{MOST_TIMES_THE_BEST - 1:g} with r = steps over the fewest of the seed, at least 0; it depends on who else runs."
+    "Median over runs, a run that missed the target counts as infinite, one whose curve is lost not at all; times are "
+    "interpolated between evaluations; PAR2: mean steps, a miss at twice the budget; profile: mean over seeds of "
+    f"({MOST_TIMES_THE_BEST:g} − r)/{MOST_TIMES_THE_BEST - 1:g} with r = steps over the fewest of the seed, at least "
+    "0; it depends on who else runs."
 )
 
 
@@ -22,8 +23,8 @@ def target_line(analysis: Analysis, target: Target) -> str:
     """Which score is the target."""
     score = f"{target.score:.2f} {unit(analysis.metric)}".rstrip()
     return (
-        f"The target is {metric_title(analysis.metric)} of {score} on the test split: {target.how}, the highest such "
-        "eighth that half of the optimizers reach in half of their runs."
+        f"The target is {metric_title(analysis.metric)} of {score} on the test split, chosen by these runs: "
+        f"{target.how}."
     )
 
 
@@ -40,11 +41,12 @@ def target_table(analysis: Analysis, target: Target) -> Table:
         medians = [_time(target.summary[axis][name].median, ".1f" if axis == "seconds" else ",.0f") for axis in AXES]
         lines.append([name, _reached(steps), *medians, number(steps.par2, ",.0f"), number(profile.get(name), ".2f")])
     headings = ["optimizer", "reached", *AXES, "PAR2", "profile"]
-    return table("targets", "Time to the target", headings, lines, text=("optimizer",), note=_TARGET_NOTE)
+    return table("targets", "Time to the target", headings, lines, text=("optimizer",), note=_TARGET_NOTE,
+                 parts={"reached": ("reached", "runs")})  # fmt: skip
 
 
 def _reached(times: TargetTimes) -> Cell:
-    return Cell(f"{times.reached}/{times.n}", order=times.reached / times.n)
+    return Cell(f"{times.reached}/{times.n}", order=times.reached / times.n, parts=(times.reached, times.n))
 
 
 def _time(value: float, form: str) -> Cell:
@@ -54,32 +56,25 @@ def _time(value: float, form: str) -> Cell:
 def course_lines(course: RankCourse) -> list[str]:
     """Whether the order of two optimizers flips during training."""
     if not course.flips:
-        return ["No pair of optimizers is told apart one way early and the other way later in training."]
-    lines = [
-        f"{flip.early} leads {flip.late} up to epoch {flip.until}, {flip.late} leads from epoch {flip.since} on."
-        for flip in course.flips
-    ]
-    return [*lines, "Each by paired tests with Holm's correction within an epoch, not over epochs."]
+        return ["No two optimizers whose runs are all ok are told apart one way early and the other way later in "
+                "training."]  # fmt: skip
+    tests = "Leads: by paired tests with Holm's correction within an epoch, not over epochs."
+    return [*(f"{flip}." for flip in course.flips), tests]
 
 
 def pareto_table(analysis: Analysis) -> Table | None:
     """Training time, quality and memory of the optimizers with runs that are ok, and who is on the front."""
-    metric = analysis.metric
-    shown = [row for row in analysis.rows if metric in row.metrics and row.training_seconds is not None]
-    if not shown:
-        return None
-    sign = -1.0 if analysis.points == "" else 1.0
-    points = [(row.training_seconds or 0.0, sign * row.metrics[metric].mean, float(row.state_bytes)) for row in shown]
     lines = [
-        [row.optimizer, number(row.training_seconds, ".1f"), number(row.metrics[metric].mean, ".2f"),
-         Cell(bytes_text(row.state_bytes), row.state_bytes), Cell(bytes_text(row.peak_bytes), row.peak_bytes),
-         "front" if front else "dominated"]
-        for row, front in zip(shown, pareto_front(points), strict=True)
+        [c.row.optimizer, number(c.seconds, ".1f"), number(c.quality, ".2f"), bytes_cell(c.row.state_bytes, c.row),
+         bytes_cell(c.row.peak_bytes, c.row), "front" if c.front else "outdone"]
+        for c in candidates(analysis.rows, analysis.metric)
     ]  # fmt: skip
-    headings = ["optimizer", "training s", metric_title(metric), "state", "peak memory", "on means"]
+    if not lines:
+        return None
+    headings = ["optimizer", "training s", metric_title(analysis.metric), "state", "peak memory", "on means"]
     note = (
-        "Front: no other is at least as good in training time, quality and state and better in one; by means, so that "
-        "neighbours may change places with other seeds."
+        "Front: no other is at least as good in training time, quality and state (to two digits) and better in one; by "
+        "means, so that neighbours may change places with other seeds."
     )
     return table(
         "pareto", "On means over the runs that are ok", headings, lines, text=("optimizer", "on means"), note=note

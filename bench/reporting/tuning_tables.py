@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from bench.ranking import StudyScores, rank_study, study_scores
 from bench.reporting.document import Cell, Table, number, table
 from bench.reporting.provenance import duration
 from bench.search.rates import ByRates
-from bench.search.results import INDEPENDENT, PLATEAU, SearchResult
+from bench.search.results import PLATEAU, SearchResult
+from bench.search.search import INDEPENDENT
 from bench.search.space import RATE
 from bench.statistics.pairs import paired_t
 from bench.study import Study
@@ -36,10 +38,25 @@ def search_line(results: Sequence[SearchResult]) -> str:
     extra = sum(max(0, len(result.search.trials) - result.plan.trials) for result in results)
     widened = f"; {extra} more trials where the best rate lay at an edge of its range" if extra else ""
     points = "the same points for every optimizer" if plan.sampler in INDEPENDENT else "half of the trials shared"
+    rung = _rung_text(results) if plan.rung_epochs else ""
     return (
         f"{', '.join(plan.ranges)} searched for {len(results)} optimizers: {plan.trials} trials each ({plan.sampler}, "
         f"{points}) on {len(plan.seeds)} tuning seeds, chosen by the validation split{widened}; {duration(seconds)} of "
-        "device time in all."
+        f"device time in all.{rung}"
+    )
+
+
+def _rung_text(results: Sequence[SearchResult]) -> str:
+    """What a first rung saved, and how far its order was the full schedule's."""
+    plan, epochs = results[0].plan, results[0].full_epochs
+    short = sum(len(result.search.rung_trials) for result in results)
+    full = sum(trial.stage == "shared" for result in results for trial in result.search.trials)
+    share = 1 - (short * (plan.rung_epochs or 0) + full * epochs) / (short * epochs) if short else 0.0
+    agreement = [tau for result in results if (tau := result.rung_agreement) is not None]
+    said = f"; Kendall's tau of both orders, mean over optimizers: {fmean(agreement):.2f}" if agreement else ""
+    return (
+        f" A first rung of {plan.rung_epochs} of {epochs} epochs sent the better half of the trials on, which saved "
+        f"{100 * share:.0f} % of the epochs; a rate that is late to be good may have been lost{said}."
     )
 
 

@@ -7,6 +7,7 @@ from bench.statistics.verdict import PairVerdict, Verdict
 from bench.verdict_text import RANK_LEGEND, cells
 
 PAIRS_SHOWN = 60
+_INTERVAL = ("95 % from", "95 % to")
 _PAIR_NOTE = (
     "Difference: first minus second, in the metric's own unit, with its 95 % interval; Holm: p corrected for all "
     "pairs; P(better): share of seeds on which the first is better, ties half; different: Holm's p is at most the "
@@ -21,10 +22,18 @@ def entries(verdict: Verdict) -> Table:
     for entry in verdict.entries:
         name, rank, letters, mean, interval, mean_rank, ok = cells(entry)
         lines.append([
-            name, Cell(rank, order=entry.tier), letters, Cell(mean, entry.mean), Cell(interval, order=entry.mean),
-            Cell(mean_rank, entry.mean_rank), Cell(ok, order=entry.success.rate),
+            name, Cell(rank, parts=entry.rank_interval), letters, Cell(mean, entry.mean),
+            Cell(interval, parts=entry.ci95 or ()), Cell(mean_rank, entry.mean_rank),
+            Cell(ok, order=entry.success.rate, parts=(entry.success.successes, entry.success.n)),
         ])  # fmt: skip
-    return table("verdict", "What the data support", headings, lines, text=("optimizer", "letters"), note=RANK_LEGEND)
+    parts = {"rank": ("rank from", "rank to"), "95 %": _INTERVAL, "ok": ("ok", "runs")}
+    score = verdict.options.chance
+    failed = any(not entry.reliable for entry in verdict.entries)
+    note = RANK_LEGEND if score is None or not failed else (
+        f"{RANK_LEGEND} In these means a run that diverged or ran out of memory counts, with a score of {score:.4g}: "
+        "chance, or the worst score of all where chance is not known.")  # fmt: skip
+    return table("verdict", "What the data support", headings, lines, text=("optimizer", "letters"), note=note,
+                 parts=parts)  # fmt: skip
 
 
 def pairs(verdict: Verdict, most: int | None = PAIRS_SHOWN) -> Table:
@@ -36,7 +45,7 @@ def pairs(verdict: Verdict, most: int | None = PAIRS_SHOWN) -> Table:
     headings = ["first", "second", "difference", "95 %", "t", "p", "Holm", "P(better)", "verdict"]
     lines = [_pair(pair) for pair in shown]
     return table("pairs", "Every pair, on the same seeds", headings, lines, text=("first", "second", "verdict"),
-                 note=note)  # fmt: skip
+                 note=note, parts={"95 %": _INTERVAL})  # fmt: skip
 
 
 def _pair(pair: PairVerdict) -> list[Cell]:
@@ -44,8 +53,8 @@ def _pair(pair: PairVerdict) -> list[Cell]:
     interval = "–" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
     word = "different" if pair.significant else "equivalent" if pair.equivalent else "not told apart"
     return [
-        Cell(pair.a), Cell(pair.b), number(pair.difference, "+.3g"), Cell(interval, order=low), number(pair.t, ".3g"),
-        number(pair.p, ".2g"), number(pair.p_holm, ".2g"), number(pair.poi, ".2f"), Cell(word),
+        Cell(pair.a), Cell(pair.b), number(pair.difference, "+.3g"), Cell(interval, parts=pair.ci95 or ()),
+        number(pair.t, ".3g"), number(pair.p, ".2g"), number(pair.p_holm, ".2g"), number(pair.poi, ".2f"), Cell(word),
     ]  # fmt: skip
 
 

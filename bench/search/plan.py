@@ -63,17 +63,23 @@ class SearchPlan(_Stored):
     seeds: tuple[int, ...]
     sampler: Sampler
     sampler_seed: int = 0
+    rung_epochs: int | None = None
+    rung_hash: str | None = None
     tuned: Tuned | None = None
 
     def search(self, protocol: Protocol) -> Search:
         """The search at its beginning."""
         ranges = {name: SearchRange(low=r.low, high=r.high, log=r.log) for name, r in self.ranges.items()}
-        return Search(space=Space(ranges), budget=self.trials, sampler=self.sampler, seed=self.sampler_seed,
-                      lower_is_better=lower_is_better(protocol.primary_metric))  # fmt: skip
+        return Search(
+            space=Space(ranges), budget=self.trials, sampler=self.sampler, seed=self.sampler_seed,
+            lower_is_better=lower_is_better(protocol.primary_metric), rung=self.rung_epochs is not None,
+        )  # fmt: skip
 
-    def same_question(self, other: SearchPlan) -> bool:
-        """Whether both ask for the same trials."""
-        return self.model_copy(update={"tuned": None}) == other.model_copy(update={"tuned": None})
+    @property
+    def best_settings(self) -> dict[str, Any]:
+        """The best trial's settings, or the default ones where no trial ended well; of a search that has ended."""
+        found = self.tuned.hyperparameters if self.tuned else None
+        return dict(self.defaults if found is None else found)
 
 
 def _folder(study: Path, protocol_hash: str) -> Path:
@@ -102,9 +108,9 @@ def read_plans(study: Path, protocol_hash: str) -> dict[str, SearchPlan]:
 
 
 def tuned_settings(study: Path, protocol: Protocol, optimizers: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The settings that finished searches found, by optimizer.
+    """The settings that finished searches found, by optimizer; the default ones where no trial ended well.
 
-    Raises `UsageError` where one of the optimizers has no finished search, or none of its trials survived.
+    Raises `UsageError` where one of the optimizers has no finished search.
     """
     plans = read_plans(study, protocol.hash)
     settings = {}
@@ -113,7 +119,5 @@ def tuned_settings(study: Path, protocol: Protocol, optimizers: Sequence[str]) -
         if tuned is None:
             raise UsageError(f"--lr tuned: no finished search of {name} under protocol {protocol.name} "
                              f"({protocol.hash}) in {study}; `bench tune` makes one")  # fmt: skip
-        if tuned.hyperparameters is None:
-            raise UsageError(f"--lr tuned: the search of {name} found no rate at which every tuning run ended well")
-        settings[name] = dict(tuned.hyperparameters)
+        settings[name] = plans[name].best_settings
     return settings

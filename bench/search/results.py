@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,17 @@ from bench.plan import settings_key
 from bench.ranking import OWN_FAILURES
 from bench.record import Outcome, RunRecord
 from bench.search.plan import SearchPlan, read_plans
-from bench.search.search import Search, Trial
+from bench.search.search import INDEPENDENT, Search, Trial
 from bench.search.space import RATE, with_values
 from bench.search.tuning import trial_score
 from bench.statistics.intervals import FloatArray, IntArray
+from bench.statistics.ranks import rank_agreement
 from bench.statistics.sensitivity import Sensitivity, sensitivity
 from bench.statistics.tuning import Tunability, best_validated, tunability
 from bench.study import Study
 from bench.summary import bounds, lower_is_better
 
 BUDGETS = (1, 2, 4, 8, 16, 32)
-INDEPENDENT = ("sobol", "grid")  # samplers whose trials do not depend on results
 TRIALS_FOR_BANDS = 16
 PLATEAU = 1.0  # points below the best within which a rate counts as as good
 
@@ -44,6 +45,21 @@ class SearchResult:
     seconds: float
     chance: float
     lower: bool
+    full_epochs: int
+
+    @property
+    def rung_agreement(self) -> float | None:
+        """Kendall's τ between the first rung and the full schedule over the trials that had both; None below three."""
+        by_rate = {trial.values[RATE]: self.search.rung_scores.get(trial.number) for trial in self.search.rung_trials}
+        pairs = [
+            (short.validation, float(self.validation[i].mean()))
+            for i, trial in enumerate(self.trials)
+            if (short := by_rate.get(trial.values[RATE])) is not None and short.validation is not None
+        ]
+        if len(pairs) < 3:
+            return None
+        tau = rank_agreement(*zip(*pairs, strict=True)).tau
+        return None if np.isnan(tau) else tau
 
     @property
     def name(self) -> str:
@@ -61,6 +77,10 @@ class SearchResult:
         return sum(trial.stage == "shared" for trial in self.trials)
 
     @property
+    def _independent(self) -> bool:
+        return self.plan.sampler in INDEPENDENT and not self.search.rung
+
+    @property
     def settings(self) -> dict[str, object] | None:
         """The complete settings of the best trial."""
         best = self.search.best
@@ -70,10 +90,10 @@ class SearchResult:
     def best_of(self) -> dict[int, float]:
         """Expected test score of the best validated of k of the shared trials, by k; mean over tuning seeds.
 
-        Empty for adaptive samplers: their trials are no independent draws.
+        Empty for adaptive samplers and after a first rung: their trials are no independent draws.
         """
         n = self.shared
-        if self.plan.sampler not in INDEPENDENT or not n:
+        if not self._independent or not n:
             return {}
         return {k: self._best_of(k) for k in sorted({*(k for k in BUDGETS if k < n), n})}
 
@@ -90,7 +110,7 @@ class SearchResult:
         scores over random rates, simultaneous in k (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
         """
         n = self.shared
-        if n < TRIALS_FOR_BANDS or self.plan.sampler not in INDEPENDENT or self.lower:
+        if n < TRIALS_FOR_BANDS or not self._independent or self.lower:
             return None
         from opda.nonparametric import EmpiricalDistribution
 
@@ -121,39 +141,49 @@ class SearchResult:
 
 def search_results(study: Study) -> dict[str, SearchResult]:
     """The searches of the study's protocol by optimizer, in the order of their names."""
-    by_settings = {(r.optimizer, settings_key(r.hyperparameters), r.seed): r for r in study.trials}
+    by_settings = {_key(r.protocol.hash, r.optimizer, r.hyperparameters, r.seed): r for r in study.trials}
     chance = bounds(replace(study, records=study.records + study.trials), study.protocol.primary_metric)[0] or 0.0
     plans = read_plans(study.path, study.protocol.hash)
     found = {name: _result(plan, study, by_settings, chance) for name, plan in sorted(plans.items())}
     return {name: result for name, result in found.items() if result.trials}
 
 
-Records = Mapping[tuple[str, str, int], RunRecord]
+Key = tuple[str, str, str, int]
+Records = Mapping[Key, RunRecord]
+
+
+def _key(protocol_hash: str, optimizer: str, hyperparameters: Mapping[str, Any], seed: int) -> Key:
+    return protocol_hash, optimizer, settings_key(hyperparameters), seed
 
 
 def _result(plan: SearchPlan, study: Study, records: Records, chance: float) -> SearchResult:
     """The search gone through again with the records at hand."""
     search, metric = plan.search(study.protocol), study.protocol.primary_metric
-    runs: dict[int, list[RunRecord]] = {}
+    runs: dict[tuple[bool, int], list[RunRecord]] = {}
     while asked := search.ask():
         for trial in asked:
-            key = settings_key(with_values(plan.defaults, trial.values))
-            found = [records[place] for seed in plan.seeds if (place := (plan.optimizer, key, seed)) in records]
-            if len(found) == len(plan.seeds):
-                runs[trial.number] = found
-                search.tell(trial.number, trial_score(found, metric))
-    told = [t for t in search.trials if t.number in runs and all(_counts(r) for r in runs[t.number])]
-    table = [[_scores(record, metric, chance) for record in runs[trial.number]] for trial in told]
+            rung = trial.stage == "rung"
+            rules = plan.rung_hash if rung and plan.rung_hash else plan.protocol_hash
+            settings = with_values(plan.defaults, trial.values)
+            keys = [_key(rules, plan.optimizer, settings, seed) for seed in plan.seeds]
+            found = [records[key] for key in keys if key in records]
+            if len(found) == len(keys):
+                runs[rung, trial.number] = found
+                search.tell(trial, trial_score(found, metric))
+    told = [t for t in search.trials if all(map(_counts, runs.get((False, t.number), (None,))))]
+    table = [[_scores(record, metric, chance) for record in runs[False, trial.number]] for trial in told]
     scores = np.array(table).reshape(len(told), len(plan.seeds), 2)
     return SearchResult(
         plan=plan, search=search, trials=tuple(told), validation=scores[..., 0], test=scores[..., 1],
-        diverged=np.array([sum(r.outcome in OWN_FAILURES for r in runs[t.number]) for t in told], int),
+        diverged=np.array([sum(r.outcome in OWN_FAILURES for r in runs[False, t.number]) for t in told], int),
         seconds=_seconds(runs.values()), chance=chance, lower=lower_is_better(metric),
+        full_epochs=study.protocol.epochs,
     )  # fmt: skip
 
 
-def _counts(record: RunRecord) -> bool:
-    return record.outcome is Outcome.OK or record.outcome in OWN_FAILURES
+def _counts(record: RunRecord | None) -> bool:
+    """Whether there is a record that says something of the settings."""
+    return record is not None and (record.outcome is Outcome.OK or record.outcome in OWN_FAILURES)
 
 
 def _scores(record: RunRecord, metric: str, chance: float) -> tuple[float, float]:

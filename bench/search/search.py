@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 from bench.search.space import DECADES, RATE, Side, Space, grid_points, sobol_points
 
 Sampler = Literal["sobol", "grid", "tpe", "gp", "cmaes"]
-Stage = Literal["shared", "adaptive", "widened"]
+Stage = Literal["rung", "shared", "adaptive", "widened"]
+INDEPENDENT: tuple[Sampler, ...] = ("sobol", "grid")  # whose trials do not depend on results
 MAX_WIDENINGS = 2
 DIVERGED = "diverged"  # the constraint: how many of a trial's runs diverged
 
@@ -45,15 +46,22 @@ class Score:
 
 @dataclass(slots=True)
 class Search:
-    """Trials and results of one optimizer; `ask` says what can run now, `tell` what came of it."""
+    """Trials and results of one optimizer; `ask` says what can run now, `tell` what came of it.
+
+    With `rung` the shared points first run a short, complete schedule (`rung_trials`), and the better half of them the
+    full one: nothing is ever stopped inside a decaying schedule, whose scores at different rates cannot be compared.
+    """
 
     space: Space
     budget: int
     sampler: Sampler
     seed: int
     lower_is_better: bool = False
+    rung: bool = False
     trials: list[Trial] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)  # of the first trials, in their order
+    rung_trials: list[Trial] = field(default_factory=list)
+    rung_scores: dict[int, Score] = field(default_factory=dict)
     widenings: int = 0
     _early: dict[int, Score] = field(default_factory=dict)
     _study: optuna.Study = field(init=False)
@@ -65,33 +73,58 @@ class Search:
 
     def ask(self) -> list[Trial]:
         """The trials that can start now and were not handed out yet; empty while results are awaited, or at the end."""
+        if self.rung and not self.rung_trials:
+            points = enumerate(self._shared_points())
+            self.rung_trials = [Trial(number=i, values=self.space.at(point), stage="rung") for i, point in points]
+            return list(self.rung_trials)
+        if len(self.rung_scores) < len(self.rung_trials):
+            return []
         if not self.trials:
-            return self._enqueue(self.space, self._shared_points(), "shared")
+            points = self._shared_points()
+            kept = self._promoted() if self.rung else range(len(points))
+            return self._enqueue(self.space, [points[i] for i in kept], "shared")
         if len(self.scores) < len(self.trials):
             return []
-        if len(self.trials) < self.budget:
+        if len(self.trials) < self._full_trials:
             return [self._suggest()]
         side = self.edge
         if side is None or self.widenings == MAX_WIDENINGS:
             return []
         self.widenings += 1
         self.space, part = self.space.widened(side)
-        count = math.ceil(self.budget / DECADES)
-        return self._enqueue(
-            part, sobol_points(count, len(part.ranges), self.seed + self.widenings).tolist(), "widened"
-        )
+        points = sobol_points(math.ceil(self.budget / DECADES), len(part.ranges), self.seed + self.widenings).tolist()
+        return self._enqueue(part, points, "widened")
 
-    def tell(self, number: int, score: Score) -> None:
+    def tell(self, trial: Trial, score: Score) -> None:
         """The result of a trial; it counts once those of all earlier trials are in."""
-        self._early[number] = score
+        if trial.stage == "rung":
+            self.rung_scores[trial.number] = score
+            return
+        self._early[trial.number] = score
         while (first := len(self.scores)) in self._early:
             self._count(first, self._early.pop(first))
 
     @property
     def finished(self) -> bool:
         """Whether all trials are in and no more are due."""
-        done = bool(self.trials) and len(self.scores) == len(self.trials) >= self.budget
+        done = bool(self.trials) and len(self.scores) == len(self.trials) >= self._full_trials
         return done and (self.edge is None or self.widenings == MAX_WIDENINGS)
+
+    @property
+    def _full_trials(self) -> int:
+        """How many trials of the full schedule there are without any widening."""
+        return math.ceil(self.budget / 2) if self.rung else self.budget
+
+    def _promoted(self) -> list[int]:
+        """The better half of the rung, in the order of its points; trials with failed or diverged runs come last."""
+        sign = -1.0 if self.lower_is_better else 1.0
+
+        def place(number: int) -> tuple[bool, bool, float, int]:
+            score = self.rung_scores[number]
+            validation = -math.inf if score.validation is None else sign * score.validation
+            return score.validation is None, score.diverged > 0, -validation, number
+
+        return sorted(sorted(self.rung_scores, key=place)[: self._full_trials])
 
     @property
     def best(self) -> Trial | None:
@@ -108,7 +141,7 @@ class Search:
         best = self.best
         if best is None:
             return None
-        rates = [trial.values[RATE] for trial in self.trials]
+        rates = [trial.values[RATE] for trial in [*self.rung_trials, *self.trials]]
         if (near := self.space.edge(best.values)) or len(rates) == 1:
             return near
         return "low" if best.values[RATE] == min(rates) else "high" if best.values[RATE] == max(rates) else None

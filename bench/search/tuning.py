@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from bench.driver import Source, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
 from bench.plan import TUNING_SEEDS, Run
-from bench.protocol import Protocol
+from bench.protocol import Protocol, changed
 from bench.ranking import OWN_FAILURES
 from bench.record import Outcome, RunRecord
 from bench.registry import Selected
 from bench.runner import Basis, is_missing
 from bench.search.plan import Range, SearchPlan, Tuned, write_plan
-from bench.search.search import Sampler, Score, Search, Trial
+from bench.search.search import INDEPENDENT, Sampler, Score, Search, Trial
 from bench.search.space import search_space, with_values
 from bench.store import Store
 
@@ -30,6 +30,7 @@ class Request:
     seeds: int = 2
     sampler: Sampler = "sobol"
     names: tuple[str, ...] = ("lr",)
+    rung_epochs: int | None = None
 
 
 def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
@@ -40,6 +41,7 @@ def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
     for option, count in (("--trials", request.trials), ("--tuning-seeds", request.seeds)):
         if count < 1:
             raise UsageError(f"{option} {count}: allowed is a count >= 1")
+    rung = _rung(request, basis.protocol)
     return [
         SearchPlan(
             protocol_hash=basis.protocol.hash, optimizer=chosen.spec.name, revision=chosen.spec.revision,
@@ -47,10 +49,22 @@ def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
             ranges={name: Range(low=r.low, high=r.high, log=r.log)
                     for name, r in search_space(chosen, request.names).ranges.items()},
             trials=request.trials, seeds=tuple(range(TUNING_SEEDS, TUNING_SEEDS + request.seeds)),
-            sampler=request.sampler,
+            sampler=request.sampler, rung_epochs=request.rung_epochs, rung_hash=rung.hash if rung else None,
         )
         for chosen in basis.selected
     ]  # fmt: skip
+
+
+def _rung(request: Request, protocol: Protocol) -> Protocol | None:
+    """The protocol of the first rung: the same schedule, complete, in fewer epochs."""
+    epochs = request.rung_epochs
+    if epochs is None:
+        return None
+    if not 1 <= epochs < protocol.epochs:
+        raise UsageError(f"--rung {epochs}: allowed are 1 to {protocol.epochs - 1} epochs, fewer than the protocol's")
+    if request.sampler not in INDEPENDENT:
+        raise UsageError(f"--rung goes with --sampler {' or '.join(INDEPENDENT)}, not {request.sampler}")
+    return changed(protocol, {"epochs": epochs, "name": f"{protocol.name}-rung"}, f"--rung {epochs}")
 
 
 class Progress:
@@ -67,7 +81,13 @@ class _Entry:
     plan: SearchPlan
     make_run: Callable[[Trial, int], Run]
     search: Search
-    records: dict[str, RunRecord]
+    records: dict[str, RunRecord] = field(default_factory=dict)
+    told: set[tuple[str, int]] = field(default_factory=set)
+
+    def waiting(self) -> list[Trial]:
+        """The trials whose scores the search does not know yet."""
+        asked = [*self.search.rung_trials, *self.search.trials]
+        return [trial for trial in asked if (trial.stage, trial.number) not in self.told]
 
     def score(self, trial: Trial, metric: str) -> Score | None:
         """The trial's score; None where a run is still out."""
@@ -120,14 +140,15 @@ class SearchSource(Source):
         while True:
             for trial in search.ask():
                 self._queue(entry, trial)
-            told = len(search.scores)
-            for trial in search.trials[told:]:
+            told = False
+            for trial in entry.waiting():
                 score = entry.score(trial, self._metric)
-                if score is None:
-                    break
-                search.tell(trial.number, score)
-                self._progress.trial_done(entry.plan.optimizer, trial, score, search.best)
-            if len(search.scores) == told:
+                if score is not None:
+                    entry.told.add((trial.stage, trial.number))
+                    search.tell(trial, score)
+                    self._progress.trial_done(entry.plan.optimizer, trial, score, search.best)
+                    told = True
+            if not told:
                 return
 
     def _queue(self, entry: _Entry, trial: Trial) -> None:
@@ -149,7 +170,7 @@ def source(
     """The runs of the searches, those left out whose records are in the store."""
     digest, protocol = basis.data_digest(), basis.protocol
     entries = [
-        _Entry(plan, _runs_of(plan, chosen, protocol, digest), plan.search(protocol), {})
+        _Entry(plan, _runs_of(plan, chosen, protocol, digest), plan.search(protocol))
         for plan, chosen in zip(plans, basis.selected, strict=True)
     ]
     return SearchSource(entries, Store(basis.folder), protocol, progress or Progress(), retry_failed)
@@ -158,9 +179,14 @@ def source(
 def _runs_of(
     plan: SearchPlan, chosen: Selected, protocol: Protocol, data_digest: str | None
 ) -> Callable[[Trial, int], Run]:
+    rung = None if plan.rung_epochs is None else changed(
+        protocol, {"epochs": plan.rung_epochs, "name": f"{protocol.name}-rung"}, "rung"
+    )  # fmt: skip
+
     def make_run(trial: Trial, seed: int) -> Run:
+        rules = rung if rung and trial.stage == "rung" else protocol
         return Run(
-            protocol=protocol, optimizer=plan.optimizer, reference=chosen.reference,
+            protocol=rules, optimizer=plan.optimizer, reference=chosen.reference,
             hyperparameters=with_values(plan.defaults, trial.values), seed=seed, revision=plan.revision,
             source_digest=plan.source_digest, data_digest=data_digest,
         )  # fmt: skip
@@ -175,6 +201,8 @@ def tune(runs: SearchSource, basis: Basis, watcher: Watcher, engine: Engine | No
     """
     store = Store(basis.folder)
     with store.locked():
+        for protocol in {run.protocol.hash: run.protocol for run in runs.missing}.values():
+            store.write_protocol(protocol)
         store.write_protocol(basis.protocol)
         for entry in runs.entries:
             write_plan(store.path, entry.plan)

@@ -26,12 +26,17 @@ class BestSoFar(Progress):
     def __init__(self, console: Console, metric: str) -> None:
         self._console, self._metric = console, metric_title(metric)
         self._scores: dict[tuple[str, int], Score] = {}
+        self._count = 0
 
     def trial_done(self, optimizer: str, trial: Trial, score: Score, best: Trial | None) -> None:
-        self._scores[optimizer, trial.number] = score
+        short = "first rung, " if trial.stage == "rung" else ""
+        if not short:
+            self._scores[optimizer, trial.number] = score
         found = "failed" if score.validation is None else f"{score.validation:.2f}"
         lost = f", {score.diverged} diverged" if score.diverged else ""
-        text = f"{optimizer} trial {trial.number + 1}: {values_text(trial.values)}: validation {found}{lost}"
+        self._count += 1
+        text = f"[{self._count}] {optimizer} {short}trial {trial.number + 1}: {values_text(trial.values)}: "
+        text += f"{self._metric} on validation {found}{lost}"
         if best is not None:
             text += f"; best so far {values_text(best.values)}: {self._scores[optimizer, best.number].validation:.2f}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -44,7 +49,7 @@ def table(plans: Sequence[SearchPlan]) -> Group:
     from rich.text import Text
 
     view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    view.add_column("optimizer", overflow="fold")
+    view.add_column("optimizer", overflow="fold", min_width=23)
     for heading in ("default lr", "best lr", "validation", "trials"):
         view.add_column(heading, justify="right", no_wrap=True)
     view.add_column("note")
@@ -64,7 +69,7 @@ def _cells(plan: SearchPlan) -> list[str]:
     extra = f" + {tuned.extra_trials}" if tuned.extra_trials else ""
     notes = ["optimum at the edge of the range, unresolved"] if tuned.unresolved else []
     if tuned.values is None or tuned.validation is None:
-        return [plan.optimizer, default, "–", "–", f"{plan.trials}{extra}", "no trial without a diverged run"]
+        return [plan.optimizer, default, "–", "–", f"{plan.trials}{extra}", "no trial ended well: the default is run"]
     others = {name: value for name, value in tuned.values.items() if name != RATE}
     if others:
         notes.append(values_text(others))

@@ -67,7 +67,7 @@ def make_snapshot(
     return Snapshot(
         protocol_hash=protocol.hash,
         protocol=protocol,
-        metric=Metric(name=metric, lower_is_better=lower, grain=0.0 if lower else 100 / 3000,
+        metric=Metric(name=metric, lower_is_better=lower, grain=1 / 500 if lower else 100 / 3000,
                       chance=250.5 if lower else 0.2),
         environments=(place,),
         entries=tuple(Entry(optimizer=name, configuration="c0", revision=1, source_digest=None,

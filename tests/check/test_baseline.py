@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.check.baseline import NoBaselineError, find_snapshot, read_baseline, to_text, write_baseline
+from bench.check.baseline import NoBaselineError, read_baseline, to_text, write_baseline
 from bench.check.snapshot import Snapshot, snapshot
 from bench.check.update import update_lines
 from bench.errors import BadRecordError, UsageError
@@ -79,6 +79,10 @@ def broken(hand, **changes):
     return json.dumps(content | changes)
 
 
+def broken_metric(hand, **changes):
+    return broken(hand, metric=json.loads(to_text(hand.snapshot()))["metric"] | changes)
+
+
 DAMAGE = {
     "torn": (lambda hand: to_text(hand.snapshot())[:2000], "Invalid JSON: EOF while parsing"),
     "empty": (lambda hand: "", "Invalid JSON"),
@@ -88,6 +92,10 @@ DAMAGE = {
     "version zero": (lambda hand: broken(hand, schema_version=0), "schema_version is 0"),
     "unknown key": (lambda hand: broken(hand, extra=1), "extra: Extra inputs are not permitted"),
     "wrong type": (lambda hand: broken(hand, run={"seed": "0"}), "runs.0.seed: Input should be a valid integer"),
+    "turned round": (lambda hand: broken_metric(hand, lower_is_better=True), "metric.lower_is_better is True; the"),
+    "blind": (lambda hand: broken_metric(hand, grain=50.0), "metric.grain is 50.0; the protocol's is 0.033"),
+    "seed of a search": (lambda hand: broken(hand, run={"seed": 1_000_000}), "runs.0.seed: Input should be less than"),
+    "too large": (lambda hand: broken(hand, run={"metrics": {"avg_r1": 1e101}}), "runs.0.metrics.avg_r1 is 1e+101"),
     "negative seed": (lambda hand: broken(hand, run={"seed": -1}), "runs.0.seed: Input should be greater than"),
     "outcome": (lambda hand: broken(hand, run={"outcome": "fine"}), "runs.0.outcome: Input should be 'ok'"),
     "twice": (lambda hand: broken(hand, run={"seed": 1}), "runs.1: 'better' has seed 1 already"),
@@ -141,19 +149,6 @@ def test_no_damage_is_read_as_other_data(hand, tmp_path, data):
         assert str(path) in str(error) and len(str(error).splitlines()) == 1
 
 
-def test_a_baseline_is_a_file_a_folder_or_a_name(write_study, tmp_path, monkeypatch):
-    study = write_study("main")
-    results = tmp_path / "results"
-    write_baseline(snapshot(study), tmp_path / "b.json")
-    found = [find_snapshot(source, results) for source in (str(tmp_path / "b.json"), str(study.path), "main")]
-    assert found[0] == found[1] == found[2]
-    with pytest.raises(NoBaselineError, match="baseline 'mian': there is no such file, and no study of that name"):
-        find_snapshot("mian", results)
-    (results / "empty" / "runs").mkdir(parents=True)
-    with pytest.raises(NoBaselineError, match="no finished runs"):
-        find_snapshot("empty", results)
-
-
 def test_two_configurations_of_one_optimizer_need_a_choice(write_study, hand):
     study = write_study("main", {"sgd": {0: 1.0, 1: 2.0}})
     for seed in (0, 1):
@@ -164,16 +159,25 @@ def test_two_configurations_of_one_optimizer_need_a_choice(write_study, hand):
         snapshot(study)
     assert snapshot(study, ["sgd#c1xx"]).entries[0].hyperparameters == {"lr": 0.2}
     with pytest.raises(UsageError, match="--optimizers none matches none of sgd#c0, sgd#c1xx"):
-        snapshot(study, ["none"])
+        snapshot(study, ["sgd#c0", "none"])
 
 
 def test_a_study_whose_records_cannot_be_kept_is_refused_in_words(write_study):
-    study = write_study("main", {"line\nbreak": {0: 1.0, 1: 2.0}})
-    with pytest.raises(UsageError, match="allowed are printable characters"):
-        snapshot(study)
-    study = write_study("other", {"a": {0: 1.0}}, metrics={"avg_r5": 1.0})
-    with pytest.raises(UsageError, match="is ok and has no avg_r1"):
-        snapshot(study)
+    for i, (scores, metrics, message) in enumerate((
+        ({"line\nbreak": {0: 1.0, 1: 2.0}}, {}, r"study .*: optimizer: allowed are printable characters"),
+        ({"a": {0: 1.0}}, {"avg_r5": 1.0}, r"a-s0-c0/run.json: the run is ok and has no avg_r1; allowed is a finite"),
+        ({"a": {0: 1.0}}, {"avg_r1": float("nan")}, r"a-s0-c0/run.json: the run is ok and its avg_r1 is nan"),
+        ({"a": {0: 1.0}}, {"avg_r1": 1e300}, r"a-s0-c0/run.json: the run is ok and its avg_r1 is 1e\+300"),
+    )):  # fmt: skip
+        study = write_study(f"study{i}", scores, **({"metrics": metrics} if metrics else {}))
+        with pytest.raises(UsageError, match=message):
+            snapshot(study)
+
+
+def test_the_settings_of_an_entry_are_those_of_its_fullest_run(write_study, hand):
+    study = write_study("main", {"a": {0: 1.0, 1: 2.0}})
+    hand.store_run(Store(study.path), hand.record("a", 2, None, hyperparameters={}, outcome=Outcome.ERROR))
+    assert snapshot(load_study(study.path)[0]).entries[0].hyperparameters == {"lr": 0.1}
 
 
 def test_an_update_says_what_changes(hand):

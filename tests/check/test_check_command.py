@@ -73,7 +73,8 @@ def test_no_baseline_another_schema_and_another_protocol_are_4(bench, write_stud
     study = write_study("main")
     code, out, err = bench("check", "main", "-b", "none.json")
     assert (code, out) == (4, "")
-    assert err.startswith("error: baseline 'none.json': there is no such file") and len(err.splitlines()) == 1
+    assert err.startswith("error: baseline 'none.json': there is no such file, and no finished runs in results/none.js")
+    assert len(err.splitlines()) == 1
     (tmp_path / "newer.json").write_text(to_text(snapshot(study)).replace('"schema_version": 1', '"schema_version": 9'))
     assert "schema_version 9 is newer" in bench("check", "main", "-b", "newer.json")[2]
     write_baseline(hand.snapshot(protocol=hand.protocol.model_copy(update={"epochs": 9})), tmp_path / "other.json")
@@ -94,8 +95,13 @@ def test_bad_input_is_2_in_one_line(bench, write_study, hand, tmp_path):
         (["check", "main", "-b", "other", "--export", "csv=x"], "'csv=x': allowed are github-action-benchmark=FILE"),
         (["check", "main", "-b", "other", "--export", "bencher="], "'bencher=': allowed are"),
         (["check", "main", "-b", "other", "--alpha", "2"], "--alpha"),
+        (["check", "main", "-b", "other", "--alpha", "nan"], "'nan' is no finite number"),
+        (["check", "main", "-b", "other", "--tolerance", "nan"], "'nan' is no finite number"),
+        (["check", "main", "-b", "other", "--margin", "inf"], "'inf' is no finite number"),
+        (["check", "main", "-b", "other", "-o", "good,por"], "unknown optimizer 'por': did you mean 'poor'"),
+        (["baseline", "update", "main", "--output", "x.json", "-o", "good,por"], "--optimizers por matches none of"),
         (["check", "main", "-b", "other", "--allow-removed", "goood"], "did you mean 'good'"),
-        (["check", "main", "-b", "other", "-o", "none"], "--optimizers none matches none of better, good"),
+        (["check", "main", "-b", "other", "-o", "none"], "unknown optimizer 'none': allowed are better, good"),
         (["baseline", "update", "none", "--output", "b.json"], "no finished runs in results/none"),
     ):  # fmt: skip
         code, out, err = bench(*arguments)
@@ -133,9 +139,66 @@ def test_an_update_reports_and_says_when_there_is_nothing_to_do(bench, write_stu
     assert (code, out) == (5, "") and "nothing to do" in err
     code, out, _ = bench("baseline", "update", "next", "--output", "b.json")
     assert code == 0 and "level: good 45.08 → 42.08" in out
-    (tmp_path / "b.json").write_text("{")
+    newer = (tmp_path / "b.json").read_text().replace('"schema_version": 1', '"schema_version": 9')
+    (tmp_path / "b.json").write_text(newer)
     code, out, err = bench("baseline", "update", "next", "--output", "b.json", "-o", "good")
     assert code == 0 and "the old file is replaced unread" in err and out.startswith("new: 1 optimizer, 5 runs")
+
+
+def test_an_update_overwrites_no_file_that_is_no_baseline(bench, write_study, tmp_path):
+    write_study("main")
+    for name, text in (("notes.md", "# mine"), ("package.json", '{"name": "mine"}')):
+        (tmp_path / name).write_text(text)
+        code, out, err = bench("baseline", "update", "main", "--output", name)
+        assert (code, out, len(err.splitlines())) == (2, "", 1) and f"is left as it is: {name}: " in err
+        assert (tmp_path / name).read_text() == text
+
+
+def test_a_baseline_is_a_file_a_study_or_one_protocol_of_it(bench, write_study, hand, tmp_path):
+    write_study("main")
+    write_study("pr")
+    bench("baseline", "update", "main", "--output", "b.json")
+    for source in ("b.json", "main", "results/main", f"main@{hand.protocol.hash}"):
+        code, out, _ = bench("check", "pr", "-b", source)
+        assert code == 0 and "all 20 runs score the same" in out
+    code, _, err = bench("check", "pr", "-b", f"main@{'0' * 12}")
+    assert code == 4 and "no runs of protocol '000000000000'" in err
+    torn = next((tmp_path / "results" / "main" / "runs").glob("good-s3*")) / "run.json"
+    torn.write_text("{")
+    code, out, err = bench("check", "pr", "-b", "main")
+    assert code == 0 and "all 19 runs score the same" in out and "1 unreadable, left out; first: " in err
+
+
+def test_a_torn_curve_is_pointed_out(bench, write_study, tmp_path):
+    write_study("main")
+    study = write_study("pr")
+    (study.path / "runs" / "good-s3-c0" / "curve.jsonl").write_text("{}\n")
+    code, out, _ = bench("check", "pr", "-b", "main")
+    assert code == 0 and "note: 1 unreadable curve, first: " in " ".join(out.split())
+
+
+def test_a_search_alone_is_no_study_to_compare(bench, write_study):
+    write_study("tuned", {"sgd": {1_000_000: 1.0, 1_000_001: 2.0}})
+    write_study("main")
+    for arguments in (["check", "tuned", "-b", "main"], ["compare", "main", "tuned"], ["power", "tuned"],
+                      ["baseline", "update", "tuned", "--output", "b.json"]):  # fmt: skip
+        code, out, err = bench(*arguments)
+        assert (code, out, len(err.splitlines())) == (2, "", 1) and "holds nothing but a search" in err
+    assert bench("check", "main", "-b", "tuned")[0] == 4
+
+
+def test_no_name_is_a_command_to_github(bench, write_study, monkeypatch):
+    write_study("main", {"::error title=x::y": {0: 1.0, 1: 2.0}})
+    write_study("pr", {"::error title=x::y": {0: 1.0, 1: 2.0}})
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    lines = bench("check", "pr", "-b", "main")[1].splitlines()
+    assert lines[0].startswith("::stop-commands::")
+    token = lines[0].removeprefix("::stop-commands::")
+    assert len(token) == 32 and f"::{token}::" in lines
+    assert any(line.startswith("::error title=x::y") for line in lines[: lines.index(f"::{token}::")])
+    assert not any(line.startswith("::") for line in lines[lines.index(f"::{token}::") + 1 :])
+    assert bench("check", "pr", "-b", "main", "--json")[1].startswith("{")
+    assert "stop-commands" not in bench("check", "pr", "-b", "main", "--no-github")[1]
 
 
 def test_records_of_another_commit_are_pointed_out(bench, write_study):

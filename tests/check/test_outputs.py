@@ -49,6 +49,12 @@ def test_the_text_says_verdict_gates_and_optimizers_in_80_columns(hand, failing)
     assert shown(check(hand.snapshot(), hand.snapshot())).rstrip().endswith("PASS")
 
 
+def test_an_interval_that_there_is_not_is_a_dash(hand):
+    scores = hand.scores()
+    scores["good"] = {0: 45.0}
+    assert "inf to" not in shown(check(hand.snapshot(), hand.snapshot(scores))).replace("\u2212", "-")
+
+
 def test_names_cannot_style_the_terminal(hand):
     scores = {"[red]x[/red]": {0: 1.0, 1: 2.0}}
     assert "[red]x[/red]" in shown(check(hand.snapshot(scores), hand.snapshot(scores)))

@@ -1,12 +1,14 @@
 """What a report computes of a study: times to a target, the order over training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bench.errors import UsageError
 from bench.record import CurvePoint, Outcome, Seconds
-from bench.reporting.analysis import Analysis, Flip
+from bench.reporting.analysis import Analysis, Flip, analyse
 from bench.store import Store
 from bench.study import Study
 
@@ -88,6 +90,7 @@ def test_an_order_that_flips_is_said(write_study: Write, add: Callable[..., None
     course = analysis(write_study).rank_course
     assert course is not None and course.epochs == (1, 2, 3, 4)
     assert course.flips == (Flip("early", "late", 1, 3),)
+    assert str(course.flips[0]) == "early leads late last at epoch 1, late leads first at 3"
     early = course.mean_rank[:, course.names.index("early")]
     assert early.tolist() == [1.0, 1.6, 2.0, 2.0]  # at epoch 2 late leads on three of five seeds
 
@@ -104,3 +107,47 @@ def test_failed_runs_rank_last_in_every_epoch(write_study: Write, add: Callable[
 def test_one_optimizer_has_no_course(write_study: Write, add: Callable[..., None]):
     add("a", 0, [1.0, 2.0])
     assert analysis(write_study).rank_course is None
+
+
+def test_a_run_whose_curve_is_lost_is_no_miss_and_takes_no_other_along(write_study: Write, add: Callable[..., None]):
+    for seed in range(4):
+        add("a", seed, [10.0, 20.0, 30.0])
+        add("b", seed, [5.0, 6.0, 7.0])
+    study = write_study({})
+    (study.path / "runs" / "a-s1" / "curve.jsonl").unlink()
+    still = study.path / "runs" / "a-s2" / "curve.jsonl"
+    still.write_text(still.read_text().replace('"step":60', '"step":30'))
+    found = analysis(write_study)
+    assert found.target is not None and found.target.seeds == {"a": (0, 3), "b": (0, 1, 2, 3)}
+    assert found.target.summary["steps"]["a"].reached == 2
+    assert found.rank_course is not None and found.rank_course.epochs == (1, 2, 3)
+
+
+def test_a_target_that_few_reach_is_not_said_to_be_reached_by_half(write_study: Write, add: Callable[..., None]):
+    for seed in (0, 1):
+        add("a", seed, [0.3, 0.4, 0.5])
+        add("b", seed, [0.3, 0.4, 0.6])
+    target = analysis(write_study).target
+    assert target is not None
+    assert target.how.startswith("1/8 of the way from chance to the ceiling, the lowest such eighth, although fewer")
+
+
+def test_an_optimizer_that_never_ends_by_itself_leaves_the_others_their_verdict(write_study: Write):
+    write_study({"a": {s: 30.0 + s for s in range(5)}, "b": {s: 20.0 + s for s in range(5)}})
+    write_study({"c": dict.fromkeys(range(5), 1.0)}, outcome=Outcome.ERROR, metrics={})
+    found = Analysis(write_study({}))
+    assert found.verdict is not None and [entry.name for entry in found.verdict.entries] == ["a", "b"]
+    assert found.unranked == ("c",) and found.rank_course is not None and len(found.rank_course.names) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_an_ok_run_without_a_score_is_a_fault(write_study: Write, value: float | None):
+    write_study({"a": {s: 30.0 + s for s in range(3)}, "b": {s: 20.0 + s for s in range(4)}})
+    write_study({"a": {3: 1.0}}, metrics={} if value is None else metrics(value))
+    found = analyse(write_study({}))
+    assert ("a", 3) not in {(r.optimizer, r.seed) for r in found.study.records} and len(found.study.records) == 7
+    (fault,) = found.study.faults
+    assert "runs/a-s3/run.json: the run is ok and its avg_r1 is" in str(fault)
+    assert found.verdict is not None and found.verdict.n_seeds == 3
+    with pytest.raises(UsageError, match=r"no run can be ranked.*a-s3.*the run is ok and its avg_r1 is"):
+        analyse(replace(found.study, records=(), bad=found.study.bad))

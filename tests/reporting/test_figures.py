@@ -184,6 +184,8 @@ def test_odd_studies_have_the_figures_that_they_can_have(write_study: Write, tmp
     folder.mkdir()
     for stem in STEMS:
         (folder / f"{stem}.svg").write_text("of an earlier report")
+    for kind in ("png", "svg"):
+        (folder / f"time.{kind}").write_text("of an earlier version")
     (folder / "own.svg").write_text("a user's")
     pictures = write_figures(Analysis(study), folder)
     assert [picture.stem for picture in pictures] == [stem for stem in STEMS if stem in stems]
@@ -238,7 +240,7 @@ def test_alternatives_say_times_and_curves_with_numbers(write_study: Write):
     assert "a 8 (2 of 2 reached); b missed (0 of 2 reached)" in target.alternative
     profile = drawn("profile", study)
     assert "≥ 56.3 %" in profile.title and "over 2 seeds" in profile.alternative
-    assert "a 100% and 100%; b 0% and 0%" in profile.alternative
+    assert "a 100 % and 100 %; b 0 % and 0 %" in profile.alternative
     assert "a 1.0 to 1.0; b 2.0 to 2.0" in drawn("rank_course", study).alternative
     assert "a 2.00; b 2.00" in drawn("loss", study).alternative
     retrieval = drawn("retrieval", study).alternative
@@ -330,3 +332,10 @@ def test_text_of_figures_is_no_formula_and_has_glyphs_in_both_weights():
     assert safe("a$b$") == r"a\$b\$"
     # The font's bold weight lacks some signs of its normal one; a title is bold.
     assert safe("漢\n\u202e") == "□□□" and safe("é→≥") == "é→≥"
+
+
+def test_the_matrix_of_few_entries_has_room_for_its_title_beside_the_legend(tmp_path: Path):
+    figure = drawn("pairs_matrix", in_memory(tmp_path, {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 4.0}})).figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    (title,), (key,) = figure.texts, figure.legends
+    assert not title.get_window_extent(renderer).overlaps(key.get_window_extent(renderer))

@@ -32,7 +32,7 @@ def test_reasons_that_differ_in_numbers_are_one(write_study: Write):
         lambda r: {"failure": Failure(reason=f"loss {90 + r.seed}.5e+03 is over 10 × the initial 9")},
     )
     assert lines(study)[0] == (
-        "bad: diverged in seeds 0, 1, 2: loss 90.5e+03 is over 10 × the initial 9 (seed 0, others alike)"
+        "bad: diverged in seeds 0 to 2: loss 90.5e+03 is over 10 × the initial 9 (seed 0, others alike)"
     )
 
 
@@ -135,3 +135,11 @@ def test_findings_do_not_depend_on_the_order_of_records(write_study: Write):
     study = write_study({"a": {0: None, 1: 2.0, 2: None}, "b": {0: 1.0, 1: 2.0}, "c": {0: 1.0, 1: 2.0}})
     assert lines(replace(study, records=study.records[::-1])) == lines(study)
     assert json.dumps(lines(study))
+
+
+def test_a_metric_that_is_no_number_is_a_fault(write_study: Write):
+    def change(record):
+        return {"metrics": record.metrics | {"i2t_r5": float("nan")}} if record.seed == 1 else {}
+
+    study = with_records(write_study({"a": {0: 5.0, 1: 6.0}}), change)
+    assert lines(study)[0] == "FAULT: a: i2t_r5 without a finite number in seed 1; the means leave it out"

@@ -1,6 +1,7 @@
 """The best choice under a constraint."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -35,7 +36,7 @@ def said(analysis: Analysis, limits: Limits) -> tuple[str, dict[str, str]]:
 def test_the_best_within_a_limit_is_not_the_best_of_all(analysis: Analysis):
     text, fits = said(analysis, Limits(memory=8e9))
     assert "2 of 4 optimizers keep within 8.0 GB of memory in every run." in text and "small is the best" in text
-    assert fits == {"big": "no", "small": "yes", "smaller": "yes", "gone": "no"}
+    assert fits == {"big": "no", "small": "yes", "smaller": "yes", "gone": "no run is ok"}
 
 
 def test_time_counts_the_whole_run(analysis: Analysis):
@@ -63,3 +64,17 @@ def test_times(text: str, seconds: float):
 def test_what_is_no_size_is_named(text: str):
     with pytest.raises(UsageError, match=r"--max-memory .*: allowed is a number above 0 with one of B, kB, MB"):
         parse_memory(text)
+
+
+def test_memory_that_was_not_measured_fits_no_limit(write_study: Write):
+    study = write_study({"a": BIG, "b": SMALL}, memory=MemoryUse())
+    text, fits = said(Analysis(study), Limits(memory=8e9))
+    assert "0 of 2 optimizers" in text and set(fits.values()) == {"no"}
+    (_, grid) = section(Analysis(study), Limits(memory=8e9)).blocks
+    assert isinstance(grid, Table) and {row[2].text for row in grid.rows} == {"–"}
+
+
+def test_where_all_fit_the_answer_is_not_said_again(analysis: Analysis):
+    kept = tuple(r for r in analysis.study.records if r.optimizer != "gone")
+    text, _ = said(Analysis(replace(analysis.study, records=kept)), Limits(memory=1e12))
+    assert text.startswith("3 of 3 optimizers keep") and text.endswith("So what was said of all holds here too.")

@@ -69,7 +69,7 @@ def test_the_forms_of_all_blocks():
     made = Document("Title", (Paragraph("Answer."),), (Section("One", (Bullets(("a", "b")), grid, picture)),))
     assert markdown(made) == (
         "# Title\n\nAnswer.\n\n## One\n\n* a\n* b\n\n**A caption**\n\n| name | value |\n| :-- | --: |\n"
-        "| a\\|b | 1 |\n\nA note.\n\n### Loss\n\n![It falls.](figures/loss.svg)\n"
+        "| a\\|b | 1 |\n\nA note.\n\n### Loss\n\n![It falls.](figures/loss.png)\n"
     )
 
 

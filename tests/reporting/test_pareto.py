@@ -1,12 +1,16 @@
 """The front of time, quality and state."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.reporting.pareto import pareto_front
+from bench.record import MemoryUse, Seconds
+from bench.reporting.pareto import candidates, pareto_front
+from bench.study import Study
+from bench.summary import rows
 
 # Few values, so that ties and equal points occur.
 POINTS = st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, 2.0, 3.0, math.inf])] * 3), max_size=12)
@@ -34,3 +38,15 @@ def test_front_of_three_optimizers():
 def test_a_coordinate_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="must be a number"):
         pareto_front([(1.0, math.nan, 0.0)])
+
+
+def test_a_few_bytes_of_state_do_not_put_a_worse_optimizer_on_the_front(write_study: Callable[..., Study]):
+    seconds = {"good": 5.0, "worse": 6.0, "small": 6.0}
+    state = {"good": 3_244_164, "worse": 3_243_776, "small": 1_621_888}
+    for name, quality in (("good", 40.0), ("worse", 20.0), ("small", 10.0)):
+        write_study({name: {0: quality, 1: quality}}, seconds=Seconds(training=seconds[name]),
+                    memory=MemoryUse(peak_bytes=10**8, state_bytes=state[name]))  # fmt: skip
+    write_study({"untimed": {0: 50.0}}, seconds=Seconds())
+    found = candidates(rows(write_study({})), "avg_r1")
+    assert {c.row.optimizer: c.front for c in found} == {"good": True, "worse": False, "small": True}
+    assert [(c.seconds, c.quality) for c in found if c.front] == [(5.0, 40.0), (6.0, 10.0)]

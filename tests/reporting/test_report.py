@@ -19,6 +19,7 @@ from bench.study import Study
 from bench.summary import rows
 
 Write = Callable[..., Study]
+OF_SEARCHES = ("sensitivity", "budget", "parallel")
 EIGHT = {f"optimizer_{i}_with_a_name": {s: 20.0 + 3 * i + s for s in range(5)} for i in range(7)} | {
     "broken": dict.fromkeys(range(5))
 }
@@ -36,7 +37,7 @@ def test_report_holds_table_figures_cost_and_source(write_study: Write, tmp_path
     text = path.read_text()
     # 40 runs × 6.5 s
     for part in (
-        "# hand", f"hash {study.protocol.hash}", "abc (3 runs)", "3 epochs, batch 32, float32", "seeds 0, 1, 2, 3, 4",
+        "# hand", f"hash {study.protocol.hash}", "abc (3 runs)", "3 epochs, batch 32, float32", "seeds 0 to 4",
         "| broken | diverged |", "chance: R@1", "ordered by the mean", "## Worth knowing", "| broken | lr=0.1 |",
         "| broken | 4 | diverged | 2 | 5 | loss is nan |", "Device time in all 4.3 min", "40 runs on cpu; a processor",
         "commit 0123456789ab with local changes; torch 2.12", "bench run\nbench report hand",
@@ -49,8 +50,8 @@ def test_report_holds_table_figures_cost_and_source(write_study: Write, tmp_path
 
 def test_figures_are_valid_and_have_a_text_each(write_study: Write, tmp_path: Path):
     path = write_report(write_study(EIGHT), tmp_path / "report").markdown
-    for stem in FIGURES:
-        assert f"](figures/{stem}.svg)" in path.read_text()
+    for stem in [stem for stem in FIGURES if stem not in OF_SEARCHES]:
+        assert f"](figures/{stem}.png)" in path.read_text()
         png = (path.parent / "figures" / f"{stem}.png").read_bytes()
         width, height = struct.unpack(">II", png[16:24])
         assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82") and min(width, height) > 300
@@ -138,3 +139,15 @@ def test_paths_do_not_reach_the_report(write_study: Write, tmp_path: Path):
     (study.path / "runs" / "a-s1" / "run.json").write_text("{")
     text = write_report(write_study({}), tmp_path / "report").markdown.read_text()
     assert "bench run -o …/mine.py:Mine" in text and "/home" not in text and str(tmp_path) not in text
+
+
+def test_names_in_a_command_that_is_to_be_copied_are_quoted(write_study: Write, tmp_path: Path):
+    text = write_report(write_study({"a; rm -rf x": {0: 1.0}}, command=None), tmp_path / "report").markdown.read_text()
+    assert "--optimizers 'a; rm -rf x' --seeds 0" in text
+
+
+def test_several_configurations_of_one_optimizer_are_counted_as_such(write_study: Write, tmp_path: Path):
+    write_study({"a": {0: 1.0}})
+    study = write_study({"a": {1: 1.0}}, configuration="d1")
+    text = write_report(study, tmp_path / "report").markdown.read_text()
+    assert "2 runs: 1 optimizer in 2 configurations, seeds 0, 1" in text

@@ -50,3 +50,11 @@ def test_only_text_can_be_a_formula():
     assert [no_formula(value) for value in ("=1", "+1", "-1", "@a", "\ta", "\ra", "a=1", -1.5)] == [
         "'=1", "'+1", "'-1", "'@a", "'\ta", "'\ra", "a=1", -1.5,
     ]  # fmt: skip
+
+
+def test_a_cell_of_several_numbers_becomes_several_columns():
+    parts = {"interval": ("from", "to")}
+    rows = [["x", Cell("0.1 to 0.3", parts=(0.1, 1 / 3))], ["y", Cell("–")], ["z", Cell("1 to –", parts=(1.0, None))]]
+    made = table("t", "caption", ["name", "interval"], rows, parts=parts)
+    assert csv_table(made) == "name,from,to\nx,0.1,0.3333333333333333\ny,–,\nz,1.0,\n"
+    assert [row[1].sort_key for row in made.rows] == [0.1, None, 1.0]

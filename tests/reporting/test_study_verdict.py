@@ -63,3 +63,34 @@ def test_the_report_opens_with_the_verdict(write_study: Write, tmp_path: Path):
     assert text.index("* Best set: ") < text.index("## Result") < text.index("## Verdict")
     assert "Best set:" in text and "alike and good" in text
     assert "| worse | 3 | b |" in text
+
+
+def answer(study: Study, folder: Path) -> str:
+    return write_report(study, folder / "report").markdown.read_text().split("##")[0]
+
+
+def test_who_is_not_ranked_is_said(write_study: Write, tmp_path: Path):
+    write_study({"good": GOOD, "worse": WORSE})
+    write_study({"broken": dict.fromkeys(range(5), 1.0)}, outcome=Outcome.ERROR, metrics={})
+    text = answer(write_study({}), tmp_path)
+    assert "good is the best" in text
+    assert "* Not ranked, without a run that is ok, diverged or out of memory: broken." in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "why"),
+    [
+        ({"a": {0: None, 1: None}, "b": {0: None, 1: None}}, "(protocol hand, 2 optimizers, 4 runs): no run is ok"),
+        ({"a": {0: 1.0}}, "(protocol hand, 1 optimizer, 1 run): a verdict needs two optimizers"),
+        ({"a": {0: 1.0, 1: 2.0}, "b": {1: 1.0, 2: 3.0}}, "out of memory; there is one"),
+    ],
+)
+def test_why_there_is_nothing_to_compare(write_study: Write, tmp_path: Path, runs: dict, why: str):
+    text = answer(write_study(runs), tmp_path)
+    assert "Nothing to compare" in text and why in text
+
+
+def test_what_a_diverged_run_counts_as_is_said(write_study: Write, tmp_path: Path):
+    study = write_study({"good": GOOD, "gone": dict.fromkeys(range(5))})
+    text = write_report(study, tmp_path / "report").markdown.read_text()
+    assert "a run that diverged or ran out of memory counts, with a score of 0.2" in text

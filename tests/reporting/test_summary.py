@@ -37,6 +37,12 @@ def test_estimate_is_mean_and_sd(values: list[float]):
         assert found.sd == pytest.approx(variance**0.5, abs=1e-3)
 
 
+def test_estimate_is_of_finite_values():
+    nan, inf = float("nan"), float("inf")
+    assert estimate([1.0, nan, 3.0, inf, -inf]) == estimate([1.0, 3.0])
+    assert estimate([nan, nan]) is None and estimate([]) is None
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=8), st.randoms())
 def test_estimate_does_not_depend_on_the_order(values: list[float], random):
     shuffled = list(values)
@@ -109,14 +115,14 @@ def test_bounds_are_printed(write_study: Write):
     assert bounds_lines(unknown)[1] == "ceiling: not known; 100 % is not excluded"
 
 
-def test_claim_needs_three_seeds_of_every_optimizer(write_study: Write):
+def test_claim_needs_four_seeds_of_every_optimizer(write_study: Write):
     few = write_study({"a": {0: 1.0, 1: 2.0, 2: 3.0}, "b": {0: 1.0, 1: 1.0}})
-    assert claim_lines(few, rows(few)) == ["fewer than 3 seeds: no ranking claim"]
-    lost = write_study({"a": {0: 1.0, 1: 2.0, 2: None}}, name="lost")
-    assert claim_lines(lost, rows(lost))[0] == "fewer than 3 seeds: no ranking claim"
-    more = write_study({"a": {0: 1.0, 1: 2.0, 2: 3.0, 3: None}}, name="more")
+    assert claim_lines(few, rows(few)) == ["3 seeds or fewer: a description, no ranking claim"]
+    lost = write_study({"a": {0: 1.0, 1: 2.0, 2: 3.0, 3: None}}, name="lost")
+    assert claim_lines(lost, rows(lost))[0] == "3 seeds or fewer: a description, no ranking claim"
+    more = write_study({"a": {0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0, 4: None}}, name="more")
     order, failed = claim_lines(more, rows(more))
-    assert order.startswith("ordered by the mean of average R@1; ± is the standard deviation over 3 seeds")
+    assert order.startswith("ordered by the mean of average R@1; ± is the standard deviation over 4 seeds")
     assert "not a ranking" in order and "not ok" in failed
 
 

@@ -1,10 +1,13 @@
 """The table in the terminal and in markdown."""
 
+import csv
+import io
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
+from statistics import fmean, stdev
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +20,11 @@ from bench.reporting.result_table import (
     NAME_WIDTH,
     bytes_text,
     columns,
+    directions,
     result,
     terminal_summary,
 )
+from bench.reporting.spreadsheet import csv_table
 from bench.study import Study
 from bench.summary import rows
 
@@ -46,7 +51,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_importing_the_tables_loads_no_heavy_library():
-    heavy = "{'torch', 'pandas', 'matplotlib', 'seaborn'}"
+    heavy = "{'torch', 'pandas', 'matplotlib'}"
     code = f"import sys, bench.reporting.result_table; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -138,3 +143,13 @@ def test_order_of_records_does_not_matter(write_study: Write, order: list[int]):
                                              (2.5e9, "2.5 GB"), (1e13, "10000.0 GB")])  # fmt: skip
 def test_bytes(count: float, text: str):
     assert bytes_text(count) == text
+
+
+def test_no_number_of_a_table_is_lost_in_its_file(write_study: Write):
+    study = write_study({"a": {0: 1 / 3, 1: 2 / 3}, "b": {0: None, 1: None}})
+    for made in (result(study), directions(study)):
+        first, second = csv.DictReader(io.StringIO(csv_table(made)))
+        assert float(first["I→T R@1"]) == float(first["T→I R@1"]) == fmean([1 / 3, 2 / 3])
+        assert second["I→T R@1"] == "–"
+    (row, _) = csv.DictReader(io.StringIO(csv_table(result(study))))
+    assert float(row["R@1 % sd"]) == stdev([1 / 3, 2 / 3])

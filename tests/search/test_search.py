@@ -34,7 +34,7 @@ def carry_out(search: Search, objective: Objective, order: random.Random | None 
     while waiting:
         trial = waiting.pop(order.randrange(len(waiting)) if order else 0)
         score = objective(trial.values["lr"])
-        search.tell(trial.number, Score(validation=CHANCE if score is None else score, test=0.0,
+        search.tell(trial, Score(validation=CHANCE if score is None else score, test=0.0,
                                         diverged=int(score is None)))  # fmt: skip
         waiting += search.ask()
     return search
@@ -90,7 +90,7 @@ def test_diverged_trials_are_never_the_best_and_break_nothing():
 def test_a_diverged_trial_is_not_the_best_even_where_it_scores_most():
     search = new(budget=2)
     for trial, (score, diverged) in zip(search.ask(), ((99.0, 1), (5.0, 0)), strict=True):
-        search.tell(trial.number, Score(validation=score, test=0.0, diverged=diverged))
+        search.tell(trial, Score(validation=score, test=0.0, diverged=diverged))
     assert search.best is not None and search.best.number == 1
 
 
@@ -98,7 +98,7 @@ def test_a_trial_that_failed_counts_to_the_budget_and_has_no_score():
     search = new(budget=4)
     for trial in search.ask():
         failed = trial.number < 2
-        search.tell(trial.number, Score(validation=None if failed else 10.0, test=None, diverged=0))
+        search.tell(trial, Score(validation=None if failed else 10.0, test=None, diverged=0))
     assert search.best is not None and search.best.number == 2
 
 
@@ -123,3 +123,30 @@ def test_several_settings_are_searched_together(sampler: Sampler):
     search = carry_out(new(sampler, 9, ("lr", "weight_decay")), peak(-3.0))
     assert search.finished and all(trial.values.keys() == {"lr", "weight_decay"} for trial in search.trials)
     assert len({tuple(trial.values.values()) for trial in search.trials}) >= 9
+
+
+def test_a_first_rung_promotes_the_better_half_to_the_full_schedule():
+    """The rung's scores are those of other rates; the full schedule decides."""
+    search = new(budget=8)
+    search.rung = True
+    short = search.ask()
+    assert [trial.stage for trial in short] == ["rung"] * 8 and search.ask() == []
+    for trial in reversed(short):
+        z = math.log10(trial.values["lr"])
+        search.tell(trial, Score(validation=30 - (z + 3.4) ** 2, test=0.0, diverged=int(z > -1.5)))
+    full = search.ask()
+    nearest = sorted(short, key=lambda trial: abs(math.log10(trial.values["lr"]) + 3.4))[:4]
+    assert {trial.values["lr"] for trial in full} == {trial.values["lr"] for trial in nearest}
+    assert [trial.stage for trial in full] == ["shared"] * 4 and not search.finished
+    for trial in full:
+        search.tell(trial, Score(validation=-abs(math.log10(trial.values["lr"]) + 3.0), test=0.0, diverged=0))
+    assert search.ask() == [] and search.finished
+    assert search.best == min(full, key=lambda trial: abs(math.log10(trial.values["lr"]) + 3.0))
+
+
+def test_trials_that_failed_on_the_rung_are_promoted_last():
+    search = new(budget=4)
+    search.rung = True
+    for trial, (score, diverged) in zip(search.ask(), ((50.0, 1), (None, 0), (1.0, 0), (2.0, 0)), strict=True):
+        search.tell(trial, Score(validation=score, test=None, diverged=diverged))
+    assert len(search.ask()) == 2 and [t.values for t in search.trials] == [t.values for t in search.rung_trials[2:]]

@@ -96,6 +96,16 @@ def test_killed_at_any_moment_it_ends_with_the_same_trials(finished: Path, tiny_
     assert outcome(tmp_path, hash_of(finished)) == outcome(finished, hash_of(finished))
 
 
+def test_a_first_rung_saves_epochs_and_is_charged(tiny_toml: Path, tmp_path: Path):
+    done = call(tmp_path, tiny_toml, "tune", "-o", "adamw", "--trials", "4", "--tuning-seeds", "1", "--rung", "1")
+    assert done.returncode == 0, done.stderr
+    good, _ = Store(tmp_path / "results" / "tiny").records()
+    assert sorted(record.epochs for record in good)[:6] == [1, 1, 1, 1, 2, 2]
+    (result,) = search_results(load_study(tmp_path / "results" / "tiny")[0]).values()
+    assert result.search.finished and result.best_of == {} and len(result.search.rung_trials) == 4
+    assert result.seconds == pytest.approx(sum(record.seconds.total for record in good))
+
+
 def test_tuned_rates_are_ranked_on_other_seeds(finished: Path, tiny_toml: Path):
     done = call(finished, tiny_toml, "run", "-o", "sgd,adamw", "--lr", "tuned", "--seeds", "2", "--json")
     assert done.returncode == 0, done.stderr
@@ -115,6 +125,8 @@ def test_tuned_rates_are_ranked_on_other_seeds(finished: Path, tiny_toml: Path):
         (("tune", "--search", "weight_decay"), "lr is always searched"),
         (("tune", "-o", "sgd", "--search", "lr,beta1"), "optimizer sgd has no such setting"),
         (("tune", "--sampler", "random"), "'random' is not one of"),
+        (("tune", "--rung", "2"), "--rung 2: allowed are 1 to 1 epochs"),
+        (("tune", "--rung", "1", "--sampler", "tpe"), "--rung goes with --sampler sobol or grid, not tpe"),
         (("run", "-o", "lion", "--lr", "tuned"), "no finished search of lion"),
         (("run", "--seeds", "1000000-1000003"), "those from there on belong to searches"),
     ],

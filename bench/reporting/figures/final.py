@@ -133,7 +133,7 @@ def pairs_figure(analysis: Analysis, look: Look) -> Drawn | None:
     axes.set_title(titled(analysis, "R@1 by pair of modalities"))
     optimizers_legend(figure, look, shown, joined=False)
     said = (f"{row.optimizer} {_directions(means[row.optimizer])}" for row in shown)
-    return Drawn(figure, "By pair of modalities", "R@1 for each pair of modalities, both directions joined by a line: "
+    return Drawn(figure, "R@1 in both directions", "R@1 for each pair of modalities, both directions joined by a line: "
                  f"{listed(said)}.")  # fmt: skip
 
 

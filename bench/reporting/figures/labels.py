@@ -42,9 +42,9 @@ class _Place(NamedTuple):
     box: Bbox
 
 
-def text_pixels(figure: Figure, text: str, size: float) -> tuple[float, float]:
+def text_pixels(figure: Figure, text: str, size: float, weight: str = "normal") -> tuple[float, float]:
     """Width and height of a text as drawn, in the figure's pixels."""
-    probe = figure.text(0, 0, text, fontsize=size)
+    probe = figure.text(0, 0, text, fontsize=size, fontweight=weight)
     width, height = probe.get_window_extent(FigureCanvasAgg(figure).get_renderer()).size
     probe.remove()
     return width, height

@@ -36,7 +36,8 @@ def pairs_matrix_figure(analysis: Analysis, look: Look) -> Drawn | None:
         return None
     names = [entry.name for entry in verdict.entries]
     k = len(names)
-    figure, axes, cell = _figure(names)
+    title = titled(analysis, f"Differences of {metric_title(analysis.metric)}")
+    figure, axes, cell = _figure(names, title)
     borders = _borders(verdict.pairs)
     _draw_cells(axes, verdict, names, borders)
     if k <= MOST_NUMBERS:
@@ -46,12 +47,12 @@ def pairs_matrix_figure(analysis: Analysis, look: Look) -> Drawn | None:
     _name_sides(axes, names)
     unit = f" {analysis.points}".rstrip()
     _legend(figure, verdict, borders, unit)
-    over_panels(figure, titled(analysis, f"Differences of {metric_title(analysis.metric)}"))
+    over_panels(figure, title)
     return Drawn(figure, "Pairwise differences", _said(verdict, unit))
 
 
-def _figure(names: Sequence[str]) -> tuple[Figure, Axes, float]:
-    """Axes with square cells, room for the names at both sides and the legend; and inches of a cell."""
+def _figure(names: Sequence[str], title: str) -> tuple[Figure, Axes, float]:
+    """Axes with square cells, room for the names at both sides, title and legend; and inches of a cell."""
     k, few = len(names), len(names) <= MOST_NUMBERS
     cell = next(inches for most, inches in _CELLS if k <= most)
     figure = Figure()
@@ -60,7 +61,8 @@ def _figure(names: Sequence[str]) -> tuple[Figure, Axes, float]:
     left = max(widths) + (0.15 if few else 0.4)
     above = 0.45 + (0.65 * max(widths) + 0.1 if few else 0.2)
     beyond = max(0.77 * width - cell * (k - i - 0.5) for i, width in enumerate(widths)) if few else 0.0
-    width, height = left + cell * k + max(beyond, 0) + LEGEND, max(2.5, above + cell * k + 0.1)
+    over = text_pixels(figure, title, 11, "bold")[0] / figure.dpi + 0.2
+    width, height = max(left + cell * k + max(beyond, 0), over) + LEGEND, max(2.5, above + cell * k + 0.1)
     figure.set_size_inches(width, height)
     sides = (left / width, 1 - (above + cell * k) / height, cell * k / width, cell * k / height)
     return figure, figure.add_axes(sides), cell

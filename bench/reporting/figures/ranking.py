@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -145,7 +144,7 @@ def _draw_elbow(axes: Axes, entry: EntryVerdict, look: Look, y: float, entries: 
 def rank_course_figure(analysis: Analysis, look: Look) -> Drawn | None:
     """Mean rank over epochs; None where the order has no course."""
     course = analysis.rank_course
-    if course is None or not np.isfinite(course.mean_rank).all():
+    if course is None:
         return None
     figure = Figure(figsize=(9, 4.8))
     axes = figure.subplots()
@@ -156,11 +155,10 @@ def rank_course_figure(analysis: Analysis, look: Look) -> Drawn | None:
     epoch_axis(axes, course.epochs[-1])
     axes.set_ylabel("mean rank over seeds, 1 is the best")
     axes.set_title(titled(analysis, f"Order by {metric_title(analysis.metric)} over training"))
-    optimizers_legend(figure, look, analysis.rows, failed=False)
-    flips = (f"{f.early} leads {f.late} up to epoch {f.until}, {f.late} from epoch {f.since} on" for f in course.flips)
+    optimizers_legend(figure, look, [row for row in analysis.rows if row.optimizer in course.names], failed=False)
     ends = (
         f"{name} {first:.1f} to {last:.1f}"
         for name, first, last in zip(course.names, course.mean_rank[0], course.mean_rank[-1], strict=True)
     )
     return Drawn(figure, "Order over training", f"Mean rank from epoch {course.epochs[0]} to {course.epochs[-1]}, 1 is "
-                 f"the best: {listed(ends)}. Order of pairs that flips: {listed(flips)}.")  # fmt: skip
+                 f"the best: {listed(ends)}. Order of pairs that flips: {listed(map(str, course.flips))}.")  # fmt: skip

@@ -27,6 +27,7 @@ from bench.reporting.figures.strips import dots, draw_lost, name_rows, strip_fig
 from bench.statistics.intervals import FloatArray
 from bench.statistics.targets import MOST_TIMES_THE_BEST, performance_profile, performance_ratios
 from bench.summary import lower_is_better, metric_title
+from bench.wording import percent
 
 TITLES = {"steps": "optimizer steps", "samples": "samples", "seconds": "seconds of training"}
 
@@ -114,7 +115,7 @@ def profile_figure(analysis: Analysis, look: Look) -> Drawn | None:
     axes.set_title(titled(analysis, f"Steps to {goal}"))
     optimizers_legend(figure, look, order, failed=False)
     at_two = performance_profile(times, [1.0, 2.0])
-    said = (f"{row.optimizer} {at_two[0, i]:.0%} and {at_two[1, i]:.0%}"
+    said = (f"{row.optimizer} {percent(at_two[0, i])} and {percent(at_two[1, i])}"
             for row in order for i in (names.index(row.optimizer),))  # fmt: skip
     return Drawn(figure, f"Performance profile: steps to {goal}", f"Performance profile over {len(times)} seeds, share "
                  f"of them as fast as the fastest (τ = 1) and within twice its steps (τ = 2): {listed(said)}. It "

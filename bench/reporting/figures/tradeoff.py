@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +27,9 @@ from bench.reporting.figures.frame import (
 )
 from bench.reporting.figures.labels import Line, Point, label_points
 from bench.reporting.figures.looks import GRID, INK, LINE, MUTED, Look
-from bench.reporting.pareto import pareto_front
+from bench.reporting.pareto import Candidate, candidates, pareto_front
 from bench.reporting.result_table import bytes_text
-from bench.summary import Row, lower_is_better, metric_title
+from bench.summary import lower_is_better, metric_title
 
 AREAS = (24.0, 420.0)  # square points of the least and of the largest state
 HOLLOW = {"markerfacecolor": "none"}
@@ -39,7 +38,7 @@ MOST_NAMES = 20  # entries that are all named; of more, the front is
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """An optimizer's ok runs: mean seconds of training, quality as mean and 95 % t-interval and as range, state."""
+    """A candidate as drawn: mean seconds of training, quality as mean and 95 % t-interval and as range, state."""
 
     name: str
     seconds: float
@@ -47,52 +46,46 @@ class _Entry:
     interval: tuple[float, float]
     range: tuple[float, float]
     state: int
+    front: bool
 
 
 def pareto_figure(analysis: Analysis, look: Look) -> Drawn | None:
     """Training time against quality, the area is the optimizer's state; None where no run is ok and timed."""
     metric = analysis.metric
-    entries = [entry for row in analysis.rows if (entry := _entry(row, metric)) is not None]
+    entries = [_entry(candidate) for candidate in candidates(analysis.rows, metric)]
     if not entries:
         return None
     sign = -1.0 if lower_is_better(metric) else 1.0
-    points = [(entry.seconds, sign * entry.quality, float(entry.state)) for entry in entries]
-    front = pareto_front(points)
     figure = Figure(figsize=(9, 5.4))
     axes = figure.subplots()
     _set_limits(axes, entries, lower=sign < 0)
-    stairs = _staircase(entries, pareto_front([(seconds, quality, 0.0) for seconds, quality, _ in points]))
+    stairs = _staircase(entries, pareto_front([(e.seconds, sign * e.quality, 0.0) for e in entries]))
     for ends in stairs:
         axes.plot(*zip(*ends, strict=True), color=LINE, linewidth=1, zorder=1)
     largest = max(entry.state for entry in entries)
-    for entry, on_front in zip(entries, front, strict=True):
-        _draw_entry(axes, entry, look, _radius(entry.state, largest), on_front=on_front)
+    for entry in entries:
+        _draw_entry(axes, entry, look, _radius(entry.state, largest))
     axes.set_xlabel("seconds of training a run, mean over ok seeds, logarithmic")
     axes.set_ylabel(f"{with_unit(metric)}, mean over ok seeds ({better(metric)})")
     axes.set_title(titled(analysis, "Time, quality and memory"))
     _legend(figure, entries, stairs=bool(stairs))
     few = len(entries) <= MOST_NAMES
-    label_points(axes, [Point(e.seconds, e.quality, e.name if few or on_front else "", _radius(e.state, largest))
-                        for e, on_front in zip(entries, front, strict=True)],
+    label_points(axes, [Point(e.seconds, e.quality, e.name if few or e.front else "", _radius(e.state, largest))
+                        for e in entries],
                  [*stairs, *(((e.seconds, e.interval[0]), (e.seconds, e.interval[1])) for e in entries)])  # fmt: skip
     if not few:
         caption(figure, "of so many optimizers, those on the front are named")
     said = (f"{e.name} {e.seconds:.1f} s, {e.quality:.2f}, {bytes_text(e.state)}" for e in entries)
-    members = (entry.name for entry, on_front in zip(entries, front, strict=True) if on_front)
-    return Drawn(figure, "Time, quality and memory",
+    members = (entry.name for entry in entries if entry.front)
+    return Drawn(figure, "Who is outdone",
                  f"Seconds of training, {metric_title(metric)} and optimizer state: {listed(said)}. Not outdone "
                  f"in all three, on means: {listed(members)}.")  # fmt: skip
 
 
-def _entry(row: Row, metric: str) -> _Entry | None:
-    runs = [r for r in row.ok if math.isfinite(r.metrics.get(metric, math.nan)) and r.seconds.training > 0]
-    if not runs:
-        return None
-    values = [r.metrics[metric] for r in runs]
-    mean, *interval = mean_interval(values)
-    return _Entry(name=row.optimizer, seconds=statistics.fmean(r.seconds.training for r in runs), quality=mean,
-                  interval=(interval[0], interval[1]), range=(min(values), max(values)),
-                  state=row.state_bytes)  # fmt: skip
+def _entry(c: Candidate) -> _Entry:
+    _, low, high = mean_interval(c.values)
+    return _Entry(name=c.row.optimizer, seconds=c.seconds, quality=c.quality, interval=(low, high),
+                  range=(min(c.values), max(c.values)), state=c.row.state_bytes, front=c.front)  # fmt: skip
 
 
 def _radius(state: int, largest: int) -> float:
@@ -123,14 +116,14 @@ def _staircase(entries: Sequence[_Entry], front: Sequence[bool]) -> list[Line]:
     return lines
 
 
-def _draw_entry(axes: Axes, entry: _Entry, look: Look, radius: float, *, on_front: bool) -> None:
+def _draw_entry(axes: Axes, entry: _Entry, look: Look, radius: float) -> None:
     """The interval, clipped to the axes, and the disc: full with an outline on the front, else hollow."""
     colour = look.colour(entry.name)
     ends = np.clip(entry.interval, min(axes.get_ylim()), max(axes.get_ylim()))
     axes.plot([entry.seconds] * 2, ends, color=colour, linewidth=1)
-    fill: dict[str, Any] = {"markerfacecolor": colour, "markeredgecolor": INK} if on_front else HOLLOW
+    fill: dict[str, Any] = {"markerfacecolor": colour, "markeredgecolor": INK} if entry.front else HOLLOW
     axes.plot(entry.seconds, entry.quality, marker="o", color=colour, markersize=2 * radius, markeredgewidth=1.5,
-              clip_on=False, zorder=3 if on_front else 2, **fill)  # fmt: skip
+              clip_on=False, zorder=3 if entry.front else 2, **fill)  # fmt: skip
 
 
 def _legend(figure: Figure, entries: Sequence[_Entry], *, stairs: bool) -> None:

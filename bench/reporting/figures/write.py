@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,6 +23,7 @@ from bench.reporting.figures.tradeoff import pareto_figure
 from bench.reporting.figures.tuning import budget_figure, parallel_figure, sensitivity_figure
 
 DPI = 150  # of PNG files
+KINDS = ("png", "svg")
 # File stem to what draws it, in the order of display. It draws nothing, None, of a study that has nothing to show.
 FIGURES: Mapping[str, Callable[[Analysis, Look], Drawn | None]] = MappingProxyType({
     "ranks": ranks_figure,
@@ -43,7 +44,7 @@ FIGURES: Mapping[str, Callable[[Analysis, Look], Drawn | None]] = MappingProxyTy
 
 
 def write_figures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
-    """Write STEM.png and STEM.svg of every figure that the study has into `folder`, and remove those it has not.
+    """Write STEM.png and STEM.svg of every figure that the study has into `folder`; remove those of earlier reports.
 
     PNG files have white paper, SVG files none.
     """
@@ -52,13 +53,20 @@ def write_figures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
     with style():
         for stem, draw in FIGURES.items():
             drawn = draw(analysis, look)
-            if drawn is None:
-                for kind in ("png", "svg"):
-                    (folder / f"{stem}.{kind}").unlink(missing_ok=True)
-            else:
+            if drawn is not None:
                 _save(drawn.figure, folder / stem)
                 pictures.append(Picture(stem=stem, title=drawn.title, alternative=drawn.alternative))
+    _remove_others(folder, {picture.stem for picture in pictures})
     return tuple(pictures)
+
+
+def _remove_others(folder: Path, stems: Collection[str]) -> None:
+    """Remove the figures of earlier reports: known by their names, or by being there as PNG and as SVG."""
+    found = {kind: {path.stem for path in folder.glob(f"*.{kind}")} for kind in KINDS}
+    for kind, names in found.items():
+        for stem in names - set(stems):
+            if stem in FIGURES or all(stem in others for others in found.values()):
+                (folder / f"{stem}.{kind}").unlink()
 
 
 def _save(figure: Figure, path: Path) -> None:
