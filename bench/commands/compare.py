@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.numbers import SHARE
+from bench.commands.numbers import ALPHA
 from bench.commands.options import AS_JSON, RESULTS, print_json
 from bench.commands.studies import named_study
 
@@ -15,13 +15,7 @@ from bench.commands.studies import named_study
 @click.argument("a")
 @click.argument("b")
 @RESULTS
-@click.option(
-    "--alpha",
-    type=SHARE,
-    default=0.05,
-    show_default=True,
-    help="Family-wise error of the tests.",
-)
+@ALPHA
 @AS_JSON
 def compare_command(a: str, b: str, results: Path, alpha: float, as_json: bool) -> None:
     """Compare study B with study A: levels on shared seeds, outcomes, orders, and what changed.

@@ -19,3 +19,4 @@ class FiniteRange(click.FloatRange):
 
 
 SHARE = FiniteRange(0, 1, min_open=True, max_open=True)
+ALPHA = click.option("--alpha", type=SHARE, default=0.05, show_default=True, help="Family-wise error of the tests.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Documented as part of the interface.
 EXIT_FAILED, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_NO_BASELINE, EXIT_NOTHING_TO_DO, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -22,6 +24,44 @@ DATA_DIR = click.option(
     "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+OVERRIDES = click.option(
+    "--override",
+    "-O",
+    "overrides",
+    multiple=True,
+    metavar="NAME.KEY=VALUE",
+    help="A setting of one optimizer, as adamw.lr=3e-4.",
+)
+_WHERE_AND_HOW = (
+    click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]"),
+    click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]"),
+    RESULTS,
+    click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]"),
+    DATA_DIR,
+    click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]"),
+    click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]"),
+    click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]"),
+    click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory."),
+)
+
+
+def optimizers_option(default: str) -> Callable[[Command], Command]:
+    """`--optimizers`, repeated or with commas."""
+    return click.option(
+        "--optimizers",
+        "-o",
+        multiple=True,
+        default=(default,),
+        show_default=True,
+        help="Names, groups (all, builtin, modern, zoo), globs, module:Class or file.py:Class; commas or repeated.",
+    )
+
+
+def study_options(command: Command) -> Command:
+    """The options of whatever carries out runs: protocol, study, and where and how they run."""
+    for option in reversed(_WHERE_AND_HOW):
+        command = option(command)
+    return command
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.commands.numbers import SHARE, FiniteRange
+from bench.commands.numbers import ALPHA, SHARE, FiniteRange
 from bench.commands.options import AS_JSON, RESULTS, print_json
 from bench.commands.studies import named_study
 
@@ -16,7 +16,7 @@ from bench.commands.studies import named_study
 @click.argument("source", metavar="STUDY|FILE.csv")
 @RESULTS
 @click.option("--power", type=SHARE, default=0.8, show_default=True, help="Chance to find a true difference.")
-@click.option("--alpha", type=SHARE, default=0.05, show_default=True, help="Family-wise error of the tests.")
+@ALPHA
 @click.option("--difference", type=FiniteRange(min=0, min_open=True), help="How many seeds find this difference?")
 @click.option("--reference", metavar="NAME", help="Compare with this entry alone: fewer tests, fewer seeds.")
 @AS_JSON

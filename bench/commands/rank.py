@@ -7,20 +7,14 @@ from typing import Any
 
 import click
 
-from bench.commands.numbers import SHARE, FiniteRange
+from bench.commands.numbers import ALPHA, FiniteRange
 from bench.commands.options import AS_JSON, print_json
 
 
 @click.command("rank")
 @click.argument("table", type=click.Path(path_type=Path))
 @click.option("--lower-is-better", is_flag=True, help="The scores are losses or times.")
-@click.option(
-    "--alpha",
-    type=SHARE,
-    default=0.05,
-    show_default=True,
-    help="Family-wise error of the tests.",
-)
+@ALPHA
 @click.option("--reference", metavar="NAME", help="Compare with this entry alone: fewer tests, more power.")
 @click.option(
     "--grain",

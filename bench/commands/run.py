@@ -14,12 +14,13 @@ import click
 
 from bench.commands.options import (
     AS_JSON,
-    DATA_DIR,
     EXIT_FAILED,
     EXIT_NOTHING_TO_DO,
-    RESULTS,
+    OVERRIDES,
+    optimizers_option,
     parse_overrides,
     progress_console,
+    study_options,
 )
 
 if TYPE_CHECKING:
@@ -28,24 +29,9 @@ if TYPE_CHECKING:
 
 
 @click.command("run")
-@click.option(
-    "--optimizers",
-    "-o",
-    multiple=True,
-    default=("all",),
-    show_default=True,
-    help="Names, groups (all, builtin, modern, zoo), globs, module:Class or file.py:Class; commas or repeated.",
-)
-@click.option(
-    "--override",
-    "-O",
-    "overrides",
-    multiple=True,
-    metavar="NAME.KEY=VALUE",
-    help="A setting of one optimizer, as adamw.lr=3e-4.",
-)
-@click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]")
-@click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]")
+@optimizers_option("all")
+@OVERRIDES
+@study_options
 @click.option("--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]")
 @click.option(
     "--lr",
@@ -54,13 +40,6 @@ if TYPE_CHECKING:
     help="Whose settings: published defaults, the documents' study, or the best of `bench tune`, searched first with "
     "`search`.  [default: the protocol's]",
 )
-@RESULTS
-@click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]")
-@DATA_DIR
-@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
-@click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
-@click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]")
-@click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
 @click.option("--race", is_flag=True, help="Stop optimizers that cannot be the best any more, after 3, 5, 7 seeds.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @AS_JSON

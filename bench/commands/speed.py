@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from bench.commands.options import AS_JSON, DATA_DIR, parse_overrides, print_json, progress_console
+from bench.commands.options import (
+    AS_JSON,
+    DATA_DIR,
+    OVERRIDES,
+    optimizers_option,
+    parse_overrides,
+    print_json,
+    progress_console,
+)
 
 
 @click.group("speed")
@@ -16,17 +24,8 @@ def speed_group() -> None:
 
 
 @speed_group.command("optimizers")
-@click.option(
-    "--optimizers",
-    "-o",
-    multiple=True,
-    default=("builtin",),
-    show_default=True,
-    help="Names, groups, globs, module:Class or file.py:Class; commas or repeated.",
-)
-@click.option(
-    "--override", "-O", "overrides", multiple=True, metavar="NAME.KEY=VALUE", help="A setting of one optimizer."
-)
+@optimizers_option("builtin")
+@OVERRIDES
 @click.option("--protocol", "-p", default="standard", show_default=True, help="Whose network's parameters.")
 @click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Samples of every entry.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU.  [default: the usable cores]")

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.commands.options import AS_JSON, DATA_DIR, RESULTS, parse_overrides, print_json, progress_console
+from bench.commands.options import (
+    AS_JSON,
+    OVERRIDES,
+    optimizers_option,
+    parse_overrides,
+    print_json,
+    progress_console,
+    study_options,
+)
 
 if TYPE_CHECKING:
     from bench.search.plan import SearchPlan
@@ -17,17 +25,8 @@ if TYPE_CHECKING:
 
 
 @click.command("tune")
-@click.option(
-    "--optimizers",
-    "-o",
-    multiple=True,
-    default=("all",),
-    show_default=True,
-    help="Names, groups (all, builtin, modern, zoo), globs, module:Class or file.py:Class; commas or repeated.",
-)
-@click.option(
-    "--override", "-O", "overrides", multiple=True, metavar="NAME.KEY=VALUE", help="A setting of one optimizer."
-)
+@optimizers_option("all")
+@OVERRIDES
 @click.option("--trials", type=int, default=8, show_default=True, help="Settings tried of every optimizer.")
 @click.option("--tuning-seeds", type=int, default=2, show_default=True, help="Runs of every trial; they rank nothing.")
 @click.option(
@@ -43,15 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rung", "rung_epochs", type=int, metavar="EPOCHS", help="First all trials in so few epochs, then the better half."
 )
-@click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]")
-@click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]")
-@RESULTS
-@click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]")
-@DATA_DIR
-@click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
-@click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]")
-@click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]")
-@click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory.")
+@study_options
 @AS_JSON
 def tune_command(
     optimizers: Sequence[str], overrides: Sequence[str], trials: int, tuning_seeds: int, sampler: Any, names: str,

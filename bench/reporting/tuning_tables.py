@@ -123,8 +123,9 @@ def _float(value: object) -> float | None:
 
 
 def _tuned_rate(result: SearchResult) -> float | None:
-    best = result.search.best
-    return None if best is None else best.values[RATE]
+    """The rate that `--lr tuned` runs; None where no trial ended well."""
+    tuned = result.plan.tuned
+    return tuned.values[RATE] if tuned and tuned.values else None
 
 
 def budget_table(results: Sequence[SearchResult]) -> Table | None:

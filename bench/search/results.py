@@ -104,10 +104,10 @@ class SearchResult:
 
     @cached_property
     def bands(self) -> tuple[FloatArray, FloatArray] | None:
-        """Exact 95 % bands of the median validation score of the best of k = 1, …, N random trials, each [N].
+        """95 % bands of the median validation score of the best of k = 1, …, N random trials, each [N].
 
-        None below `TRIALS_FOR_BANDS`, where they say next to nothing, and for adaptive samplers. Of the distribution of
-        scores over random rates, simultaneous in k (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
+        Exact where all scores differ. None below `TRIALS_FOR_BANDS`, where they say next to nothing, and for adaptive
+        samplers. Simultaneous in k (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
         """
         n = self.shared
         if n < TRIALS_FOR_BANDS or not self._independent or self.lower:
@@ -115,8 +115,10 @@ class SearchResult:
         from opda.nonparametric import EmpiricalDistribution
 
         scores = self.validation[:n].mean(axis=1)
+        # Diverged trials share the score of chance; with equal scores only the conservative bands hold.
+        method = "ld_highest_density" if len(np.unique(scores)) == n else "dkw"
         lower, _, upper = EmpiricalDistribution.confidence_bands(
-            scores, 0.95, a=0.0, b=100.0, generator=np.random.default_rng(0), n_jobs=1
+            scores, 0.95, a=0.0, b=100.0, generator=np.random.default_rng(0), method=method, n_jobs=1
         )
         budgets = np.arange(1, n + 1)
         return upper.quantile_tuning_curve(budgets), lower.quantile_tuning_curve(budgets)

@@ -17,15 +17,15 @@ from bench.reporting.figures.frame import (
     listed,
     optimizers_legend,
     plain_log_ticks,
-    titled,
     with_unit,
 )
 from bench.reporting.figures.frame import caption as write_caption
-from bench.reporting.figures.looks import CROSS, INK, Look, safe
+from bench.reporting.figures.looks import CROSS, INK, Look, plain, safe
 from bench.search.results import SearchResult
 from bench.search.space import RATE
 from bench.spec import SearchRange
 from bench.summary import metric_title
+from bench.wording import counted
 
 
 def sensitivity_figure(analysis: Analysis, look: Look) -> Drawn | None:
@@ -45,7 +45,7 @@ def sensitivity_figure(analysis: Analysis, look: Look) -> Drawn | None:
     )
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"{with_unit(analysis.metric)}, test split, tuning seeds")
-    axes.set_title(titled(analysis, "Sensitivity to the rate"), pad=12)
+    axes.set_title(_titled(analysis, "Sensitivity to the rate", results), pad=12)
     _legend(figure, look, analysis, results, lines)
     write_caption(
         figure, "line: mean over tuning seeds, dot: a seed; ring: the default rate; ✕: a rate at which a run diverged"
@@ -53,6 +53,12 @@ def sensitivity_figure(analysis: Analysis, look: Look) -> Drawn | None:
     said = listed(f"{r.name} best at {s.best_rate:.3g} ({s.best:.1f})" for r in results if (s := r.sensitivity))
     return Drawn(figure, "Sensitivity to the rate",
                  f"Mean {metric_title(analysis.metric)} against the learning rate: {said}.")  # fmt: skip
+
+
+def _titled(analysis: Analysis, title: str, results: list[SearchResult]) -> str:
+    """A figure's own title; trials have seeds of their own."""
+    seeds = counted(len(results[0].plan.seeds), "tuning seed")
+    return f"{title}: protocol {plain(analysis.study.protocol.name)}, {seeds}"
 
 
 def _shown(analysis: Analysis) -> list[SearchResult]:
@@ -104,9 +110,9 @@ def budget_figure(analysis: Analysis, look: Look) -> Drawn | None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("trials of the search")
     axes.set_ylabel(f"{with_unit(analysis.metric)}, expected of the best validated")
-    axes.set_title(titled(analysis, "What a budget brings"), pad=12)
+    axes.set_title(_titled(analysis, "What a budget brings", results), pad=12)
     if any(result.bands for result in results):
-        write_caption(figure, "band: exact 95 % band of the median validation score of the best of k")
+        write_caption(figure, "band: 95 % band of the median validation score of the best of k random trials")
     _legend(figure, look, analysis, results, [])
     said = listed(f"{r.name} {min(r.best_of.values()):.1f} with one, {r.best_of[max(r.best_of)]:.1f} with "
                   f"{max(r.best_of)}" for r in results)  # fmt: skip
@@ -136,7 +142,7 @@ def parallel_figure(analysis: Analysis, look: Look) -> Drawn | None:
     axes.set_xticks(range(len(names) + 1), [safe(name) for name in [*names, "validation score"]])
     axes.set_yticks([])
     axes.set_ylim(-0.1, 1.1)
-    axes.set_title(titled(analysis, "Settings tried, and their scores"), pad=12)
+    axes.set_title(_titled(analysis, "Settings tried, and their scores", results), pad=12)
     _legend(figure, look, analysis, results, [])
     said = listed(f"{r.name} {', '.join(f'{k} {v:.3g}' for k, v in b.values.items())}" for r in results
                   if (b := r.search.best))  # fmt: skip
