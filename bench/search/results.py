@@ -80,12 +80,6 @@ class SearchResult:
     def _independent(self) -> bool:
         return self.plan.sampler in INDEPENDENT and not self.search.rung
 
-    @property
-    def settings(self) -> dict[str, object] | None:
-        """The complete settings of the best trial."""
-        best = self.search.best
-        return None if best is None else with_values(self.plan.defaults, best.values)
-
     @cached_property
     def best_of(self) -> dict[int, float]:
         """Expected test score of the best validated of k of the shared trials, by k; mean over tuning seeds.

@@ -208,8 +208,3 @@ def _sampler(kind: Sampler, seed: int) -> BaseSampler:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0)
         assert kind == "cmaes", f"{kind} suggests nothing"
         return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
-
-
-def rate_of(trial: Trial) -> float:
-    """The trial's learning rate."""
-    return trial.values[RATE]
