@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 from torch import nn
 
 from bench.errors import UsageError
@@ -61,6 +62,17 @@ class Workload(BaseModel):
     temperature: float = Field(default=0.07, gt=0)
     multi_positive: bool = False
     revision: int = 1
+
+    @field_validator("dataset_options", "model_options")
+    @classmethod
+    def _finite(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Options are hashed as JSON, which has no infinity and no NaN."""
+        for key, value in options.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise ValueError(f"{key} is {value!r}; allowed are finite numbers") from None
+        return options
 
     def build_model(self) -> Network:
         """The network with fresh weights from torch's global generator.

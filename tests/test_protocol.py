@@ -98,3 +98,9 @@ def test_cosine_schedule_falls_to_zero_after_the_last_step():
     assert factors[8] == pytest.approx(0, abs=1e-12)
     assert factors == sorted(factors, reverse=True)
     assert learning_rate_factor("cosine", 2, 10, 2) == 1
+
+
+@pytest.mark.parametrize("options", [{"noise": float("inf")}, {"noise": float("nan")}, {"noise": [1.0, float("inf")]}])
+def test_options_that_cannot_be_hashed_are_named(options: dict):
+    with pytest.raises(UsageError, match=r"workload.dataset_options .*noise is .*; allowed are finite numbers"):
+        changed(PROTOCOLS["mini"], {"workload": {"dataset_options": options}}, "test")

@@ -134,6 +134,13 @@ def test_newer_other_and_missing_baselines_are_told_apart_from_damage(hand, tmp_
         read_baseline(tmp_path / "none.json")
 
 
+def test_an_option_that_overflows_is_named(hand, tmp_path):
+    path = tmp_path / "b.json"
+    path.write_text(to_text(hand.snapshot({"a": {0: 1.0, 1: 2.0}})).replace('"noise": 0.04', '"noise": 1e999'))
+    with pytest.raises(BadRecordError, match=r"b.json: .*dataset_options.*noise is inf; allowed are finite numbers"):
+        read_baseline(path)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_read_as_other_data(hand, tmp_path, data):
