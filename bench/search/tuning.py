@@ -64,6 +64,11 @@ def _rung(request: Request, protocol: Protocol) -> Protocol | None:
         raise UsageError(f"--rung {epochs}: allowed are 1 to {protocol.epochs - 1} epochs, fewer than the protocol's")
     if request.sampler not in INDEPENDENT:
         raise UsageError(f"--rung goes with --sampler {' or '.join(INDEPENDENT)}, not {request.sampler}")
+    return _shortened(protocol, epochs)
+
+
+def _shortened(protocol: Protocol, epochs: int) -> Protocol:
+    """The same rules in fewer epochs."""
     return changed(protocol, {"epochs": epochs, "name": f"{protocol.name}-rung"}, f"--rung {epochs}")
 
 
@@ -179,9 +184,7 @@ def source(
 def _runs_of(
     plan: SearchPlan, chosen: Selected, protocol: Protocol, data_digest: str | None
 ) -> Callable[[Trial, int], Run]:
-    rung = None if plan.rung_epochs is None else changed(
-        protocol, {"epochs": plan.rung_epochs, "name": f"{protocol.name}-rung"}, "rung"
-    )  # fmt: skip
+    rung = None if plan.rung_epochs is None else _shortened(protocol, plan.rung_epochs)
 
     def make_run(trial: Trial, seed: int) -> Run:
         rules = rung if rung and trial.stage == "rung" else protocol
