@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test baseline baseline-check lint types check clean
+.PHONY: study test crash-test baseline baseline-check lint types audit check clean
 
 study: $(VENV)/.study
 	@$(BIN)/bench run --optimizers all --epochs 20; code=$$?; \
@@ -11,13 +11,17 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist loadscope
+	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json
 
 baseline-check: $(VENV)/.test
 	$(BIN)/bench check --run --baseline $(BASELINE)
+
+# A hundred kills at random moments, of the driver, of workers, of both; about ten minutes.
+crash-test: $(VENV)/.test
+	BENCH_KILLS=100 $(BIN)/pytest -o timeout=3600 tests/test_crashes.py -k killed_at_random
 
 baseline: $(VENV)/.test
 	$(BIN)/bench run --protocol mini --epochs 8 --optimizers sgd,adamw,gda2,universal_muon_preserve --study baseline; \
@@ -31,7 +35,12 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/pyright
 
-check: lint types test
+# Faults of the source by bandit, and what is known against the installed packages where that can be looked up.
+audit: $(VENV)/.test
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive bench optimizers models datasets
+	$(BIN)/python .ci/audit.py
+
+check: lint types audit test
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

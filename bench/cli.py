@@ -13,17 +13,22 @@ import click
 
 from bench.commands.baseline import baseline_group
 from bench.commands.check import check_command
+from bench.commands.clean import clean_command
 from bench.commands.compare import compare_command
 from bench.commands.doctor import doctor_command
 from bench.commands.export import export_command
 from bench.commands.list import list_command
+from bench.commands.merge import merge_command
 from bench.commands.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from bench.commands.power import power_command
 from bench.commands.rank import rank_command, score_command
 from bench.commands.report import report_command
 from bench.commands.run import run_command
+from bench.commands.schema import schema_command
 from bench.commands.speed import speed_group
+from bench.commands.status import status_command
 from bench.commands.tune import tune_command
+from bench.terminal import say
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +40,7 @@ def cli() -> None:
 COMMANDS = (
     run_command, tune_command, report_command, list_command, compare_command, power_command, rank_command,
     score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
+    status_command, merge_command, clean_command, schema_command,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
@@ -42,7 +48,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command; bad input ends in one line and exit code 2."""
-    from bench.errors import BadRecordError, EngineError, UsageError
+    from bench.errors import BadRecordError, EngineError, StorageError, UsageError
 
     try:
         cli.main(standalone_mode=False)
@@ -53,13 +59,13 @@ def main() -> None:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(EXIT_USAGE)
     except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+        say(f"error: {' '.join(error.format_message().split())}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except (UsageError, BadRecordError, OSError) as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        say(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(EXIT_USAGE)
-    except EngineError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+    except (EngineError, StorageError) as error:
+        say(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(EXIT_FAILED)

@@ -31,6 +31,10 @@ class Clock:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - start
 
+    def carry(self, name: str, seconds: float) -> None:
+        """Add what an earlier process counted."""
+        self._seconds[name] = self.seconds(name) + seconds
+
     def seconds(self, name: str) -> float:
         """Seconds counted under `name` so far."""
         return self._seconds.get(name, 0.0)
@@ -57,6 +61,10 @@ class StepTimer:
         before = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - before
+
+    def carry(self, seconds: float) -> None:
+        """Add what an earlier process counted."""
+        self._seconds += seconds
 
     def seconds(self) -> float:
         """Seconds counted so far; waits for the device."""

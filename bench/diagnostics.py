@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,17 @@ class UpdateWatch:
     def _count(self, counter: Counter[str], flags: Tensor) -> None:
         counter.update(self._names[i] for i in flags.nonzero().flatten().tolist())
 
+    def state(self) -> dict[str, Any]:
+        """The findings so far as plain data."""
+        return {"had_gradient": list(self._had_gradient), "zero": dict(self._zero), "large": dict(self._large),
+                "observed": self._observed, "last_ratio": self.last_ratio}  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._had_gradient, self._observed = list(state["had_gradient"]), state["observed"]
+        self._zero, self._large = Counter(state["zero"]), Counter(state["large"])
+        self.last_ratio = state["last_ratio"]
+
     def diagnostics(self, skipped_steps: int) -> Diagnostics:
         """The findings so far."""
         without = [i for i, had in enumerate(self._had_gradient) if not had]
@@ -77,18 +89,18 @@ class DivergenceWatch:
         initial = _norms([p.detach() for _, p in self._named])
         self._limits = protocol.diverged_norm_factor * torch.where(initial > 0, initial, 1.0)
         self._protocol = protocol
-        self._initial_loss: float | None = None
+        self.initial_loss: float | None = None
 
     def check(self, losses: Sequence[float], epoch: int, first_step: int) -> Failure | None:
         """The failure after steps `first_step`, … with these losses (steps of the run count from 0), or None."""
-        if self._initial_loss is None and losses:
-            self._initial_loss = losses[0]
+        if self.initial_loss is None and losses:
+            self.initial_loss = losses[0]
         for step, loss in enumerate(losses, first_step):
             if not abs(loss) < float("inf"):
                 return Failure(reason=f"loss is {loss}", epoch=epoch, step=step)
-            if self._initial_loss is not None and loss > self._protocol.diverged_loss_factor * self._initial_loss:
+            if self.initial_loss is not None and loss > self._protocol.diverged_loss_factor * self.initial_loss:
                 return Failure(reason=f"loss {loss:.4g} is over {self._protocol.diverged_loss_factor:g} × the initial "
-                               f"{self._initial_loss:.4g}", epoch=epoch, step=step)  # fmt: skip
+                               f"{self.initial_loss:.4g}", epoch=epoch, step=step)  # fmt: skip
         norms = _norms([p.detach() for _, p in self._named])
         exploded = (~(norms <= self._limits)).nonzero().flatten().tolist()  # ~(a <= b) also finds NaN
         if exploded:

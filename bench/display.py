@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -17,6 +18,7 @@ from bench.executor import Progress as EpochProgress
 from bench.plan import Run
 from bench.protocol import Protocol as StudyProtocol
 from bench.record import Outcome, RunRecord
+from bench.wording import counted
 
 
 class Announced(Protocol):
@@ -34,6 +36,18 @@ def _result(record: RunRecord, primary_metric: str) -> str:
         return f"{primary_metric} {record.metrics[primary_metric]:.2f} %, loss {record.loss:.3f}"
     reason = record.failure.reason if record.failure else ""
     return f"{record.outcome}: {reason}"
+
+
+def stopping_text(runs: int) -> str:
+    """What the first Ctrl-C does."""
+    return (
+        f"stopping: {counted(runs, 'run')} under way end at their next epoch, their state kept; Ctrl-C again stops now"
+    )
+
+
+def waiting_text(runs: int) -> str:
+    """What goes on while nothing seems to."""
+    return f"waiting for {counted(runs, 'run')} that another process is at work on"
 
 
 class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
@@ -56,6 +70,15 @@ class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
 
     def retried(self, run: Run, how: str) -> None:
         self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
+
+    def set_aside(self, run_id: str, reason: str) -> None:
+        self._say(f"done again: {reason}")
+
+    def waiting(self, runs: int) -> None:
+        self._say(waiting_text(runs))
+
+    def stopping(self, runs: int) -> None:
+        self._say(stopping_text(runs))
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -90,14 +113,16 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
     def epoch_done(self, progress: EpochProgress) -> None:
         if progress.worker not in self._workers:
             self._workers[progress.worker] = self._rows.add_task("")
-        loss = "not finite" if progress.loss is None else f"{progress.loss:.3f}"
-        quality = "" if progress.avg_r1 is None else f"   R@1 {progress.avg_r1:5.1f} %"
+        point = progress.point
+        loss = f"{point.loss:.3f}" if math.isfinite(point.loss) else "not finite"
+        recall = point.metrics.get("avg_r1")
+        quality = "" if recall is None else f"   R@1 {recall:5.1f} %"
         if progress.run_id not in self._names:
             self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in self._plan.missing}
         name = escape(self._names.get(progress.run_id, progress.run_id))
-        text = f"{name:<28} epoch {progress.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}"
+        text = f"{name:<28} epoch {point.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}"
         self._rows.update(self._workers[progress.worker], description=text)
-        self._epochs[progress.run_id] = progress.epoch
+        self._epochs[progress.run_id] = point.epoch
         self._show()
 
     def run_done(self, record: RunRecord) -> None:
@@ -110,6 +135,15 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
     def retried(self, run: Run, how: str) -> None:
         self._epochs.pop(run.run_id, None)
         self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
+
+    def set_aside(self, run_id: str, reason: str) -> None:
+        self._say(f"done again: {reason}")
+
+    def waiting(self, runs: int) -> None:
+        self._say(waiting_text(runs))
+
+    def stopping(self, runs: int) -> None:
+        self._say(stopping_text(runs))
 
     def _show(self) -> None:
         count = len(self._plan.missing)

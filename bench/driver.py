@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from bench.executor import Done, Engine, LocalEngine, Progress, Shard
+from bench.engines import engine_for
+from bench.environment import out_of_memory_kills
+from bench.errors import BadRecordError
+from bench.executor import Done, Engine, Listener, Progress, Shard, Started
+from bench.placement import Placement
 from bench.plan import Run, ended
 from bench.record import Failure, Outcome, RunRecord
 from bench.store import Store
 
 ATTEMPTS = 2  # a run whose worker dies is tried once more
+ASK_AGAIN_SECONDS = 2.0  # how often to look whether a run that another process holds has ended
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where and how runs are carried out; `command` is what the user asked, for the records."""
-
-    device: str
-    data_dir: Path | None
-    workers: int
-    threads: int
-    command: str | None = None
-
-
-class Watcher:
+class Watcher(Listener):
     """What a study tells while it runs; every method may be left as it is."""
 
     def run_done(self, record: RunRecord) -> None:
         """A run has ended and its record is stored."""
 
-    def epoch_done(self, progress: Progress) -> None:
-        """An epoch has ended on a worker."""
-
     def retried(self, run: Run, how: str) -> None:
         """A worker died on `run`, which is tried again."""
+
+    def waiting(self, runs: int) -> None:
+        """So many runs, which other processes are at work on, are all that is left."""
+
+    def stopping(self, runs: int) -> None:
+        """Ctrl-C: so many runs under way end at their next epoch's end."""
 
 
 class Source(Protocol):
@@ -68,64 +65,125 @@ class Listed:
 
 
 def drive(source: Source, store: Store, placement: Placement, watcher: Watcher, engine: Engine | None = None) -> None:
-    """Carry out the runs of `source` until none is left; raises `KeyboardInterrupt` soon after Ctrl-C."""
-    engine = engine or LocalEngine(
-        workers=placement.workers, threads=placement.threads, logs=store.path / "logs", on_progress=watcher.epoch_done
-    )
+    """Carry out the runs of `source` until none is left.
+
+    Several processes may do so on one study: each run is done by one of them. Ctrl-C lets the runs under way end at
+    their next epoch's end with their state kept, a second one ends them at once; both raise `KeyboardInterrupt`.
+    Raises `StorageError` where results cannot be stored.
+    """
+    store.remove_leftovers()
+    drive = _Drive(source, store, placement, watcher)
+    engine = engine or engine_for(placement.engine, placement.address)(placement, store.path, drive)
     try:
-        with _noticing_interrupts() as interrupted:
-            _Drive(source, store, placement, watcher, engine).go(interrupted)
+        with _noticing_interrupts() as interrupts:
+            drive.go(engine, interrupts)
     finally:
         engine.close()
+    if interrupts.count:  # pressed after the last look
+        raise KeyboardInterrupt
 
 
-class _Drive:
-    """The loop's state: runs to be tried again, and how often each was tried."""
+class _Drive(Listener):
+    """The loop's state: runs to be tried again or held by others, and how often and since when each was tried."""
 
-    def __init__(self, source: Source, store: Store, placement: Placement, watcher: Watcher, engine: Engine) -> None:
-        self._source, self._store, self._placement = source, store, placement
-        self._watcher, self._engine = watcher, engine
-        self._again: list[Run] = []
+    def __init__(self, source: Source, store: Store, placement: Placement, watcher: Watcher) -> None:
+        self._source, self._store, self._placement, self._watcher = source, store, placement, watcher
+        self._again: deque[Run] = deque()
+        self._elsewhere: deque[tuple[float, Run]] = deque()  # when to ask again
+        self._waiting_for = 0  # so many of these, as far as was told
         self._attempts: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._memory_kills = out_of_memory_kills()
 
-    def go(self, interrupted: threading.Event) -> None:
-        busy = 0
+    def go(self, engine: Engine, interrupts: _Interrupts) -> None:
+        busy, asked = 0, False
         while True:
-            while busy < self._engine.slots and (run := self._again.pop() if self._again else self._source.take()):
-                self._submit(run)
+            while not interrupts.count and busy < engine.slots and (run := self._next()):
+                self._since[run.run_id] = time.monotonic()
+                engine.submit(Shard(runs=(run,), study=self._store.path, placement=self._placement))
                 busy += 1
-            if not busy:
-                return
-            if interrupted.is_set():
+            if interrupts.count and not asked:
+                asked = True
+                self._watcher.stopping(busy)
+                engine.stop()
+            if interrupts.count > 1 or (asked and not busy):
                 raise KeyboardInterrupt
-            for done in self._engine.wait(timeout=0.2):
+            if not busy and not self._elsewhere:
+                return
+            if not busy and self._waiting_for != len(self._elsewhere):
+                self._waiting_for = len(self._elsewhere)
+                self._watcher.waiting(self._waiting_for)
+            for done in engine.wait(timeout=0.2):
                 busy -= 1
                 self._settle(done)
 
-    def _submit(self, run: Run) -> None:
-        self._attempts[run.run_id] = self._attempts.get(run.run_id, 0) + 1
-        place = self._placement
-        self._engine.submit(
-            Shard(runs=(run,), study=self._store.path, device=place.device, data_dir=place.data_dir,
-                  command=place.command)
-        )  # fmt: skip
+    def _next(self) -> Run | None:
+        """A run to try again, else a new one, else one that another process held a while ago."""
+        if self._again:
+            return self._again.popleft()
+        run = self._source.take()
+        if run is None and self._elsewhere and self._elsewhere[0][0] <= time.monotonic():
+            run = self._elsewhere.popleft()[1]
+        return run
+
+    def run_started(self, started: Started) -> None:
+        self._since[started.run_id] = time.monotonic()
+        self._watcher.run_started(started)
+
+    def epoch_done(self, progress: Progress) -> None:
+        self._watcher.epoch_done(progress)
+
+    def set_aside(self, run_id: str, reason: str) -> None:
+        self._watcher.set_aside(run_id, reason)
 
     def _settle(self, done: Done) -> None:
         """Runs of an ended shard that have to run again are kept; the others are told."""
         for run in done.shard.runs:
-            record = self._store.read_record(run.run_id)
-            if done.crashed is not None and run.run_id == done.run_id:
-                if self._attempts[run.run_id] < ATTEMPTS:
-                    self._watcher.retried(run, done.crashed)
-                    self._again.append(run)
-                    continue
-                record = ended(run, Outcome.ERROR, _crash(done.crashed), self._placement.command)
-                self._store.write_record(record)
+            if run.run_id in done.stopped:
+                continue
+            if run.run_id in done.busy:
+                self._elsewhere.append((time.monotonic() + ASK_AGAIN_SECONDS, run))
+                continue
+            record = self._record(run)
+            if record is None and run.run_id == done.run_id and done.crashed is not None:
+                record = self._crashed(run, done.crashed)
             if record is None:
                 self._again.append(run)
             else:
                 self._source.ended(record)
                 self._watcher.run_done(record)
+
+    def _record(self, run: Run) -> RunRecord | None:
+        """A run's record; None also where it cannot be read, and whoever tries the run again sets it aside."""
+        try:
+            return self._store.read_record(run.run_id)
+        except BadRecordError:
+            return None
+
+    def _crashed(self, run: Run, how: str) -> RunRecord | None:
+        """The record of a run whose worker died; None where it is to be asked for once more."""
+        attempts = self._attempts[run.run_id] = self._attempts.get(run.run_id, 0) + 1
+        limit = self._placement.time_limit
+        if limit is not None and time.monotonic() - self._since[run.run_id] > limit:
+            failure = Failure(reason=f"over the time limit of {limit:g} s; the study's logs/ say where it hung")
+            return self._give_up(run, Outcome.TIMEOUT, failure)
+        if attempts < ATTEMPTS:
+            self._watcher.retried(run, how)
+            return None
+        kills, self._memory_kills = self._memory_kills, out_of_memory_kills()
+        full = self._memory_kills > kills or "OUT_OF_MEMORY" in how
+        outcome = Outcome.OUT_OF_MEMORY if full else Outcome.ERROR
+        return self._give_up(run, outcome, _crash(how))
+
+    def _give_up(self, run: Run, outcome: Outcome, failure: Failure) -> RunRecord | None:
+        """Store the record of a run that failed; None where another process has begun it meanwhile."""
+        with self._store.claim(run.run_id) as mine:
+            if not mine:
+                return None
+            if (record := self._record(run)) is None:
+                record = ended(run, outcome, failure, self._placement.command)
+                self._store.write_record(record)
+            return record
 
 
 def _crash(how: str) -> Failure:
@@ -134,18 +192,28 @@ def _crash(how: str) -> Failure:
     return Failure(reason=text)
 
 
-@contextmanager
-def _noticing_interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets.
+class _Interrupts:
+    """How often Ctrl-C was pressed."""
 
-    An exception out of a signal handler can be lost inside a library that was just at work; an event cannot.
+    count = 0
+
+
+@contextmanager
+def _noticing_interrupts() -> Iterator[_Interrupts]:
+    """A count of Ctrl-C.
+
+    An exception out of a signal handler can be lost inside a library that was just at work; a count cannot.
     """
-    interrupted = threading.Event()
+    interrupts = _Interrupts()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield interrupts
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+
+    def note(number: int, frame: object) -> None:
+        interrupts.count += 1
+
+    before = signal.signal(signal.SIGINT, note)
     try:
-        yield interrupted
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)

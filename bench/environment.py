@@ -106,6 +106,14 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def out_of_memory_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = Path("/sys/fs/cgroup/memory.events").read_text().split("\n")
+        return int(dict(line.split() for line in lines if line)["oom_kill"])
+    return 0
+
+
 def state_bytes(optimizer: Optimizer) -> int:
     """Bytes of all tensors in the optimizer's state, nested ones included."""
 

@@ -11,3 +11,7 @@ class BadRecordError(ValueError):
 
 class EngineError(RuntimeError):
     """An engine cannot work at all; the message says why."""
+
+
+class StorageError(RuntimeError):
+    """A file could not be written, as on a full disk; the message names it. What was there before is whole."""

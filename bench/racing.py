@@ -1,48 +1,29 @@
 """`bench run --race`: optimizers that cannot be the best any more run no further seeds.
 
 Group-sequential paired t-tests at looks fixed in advance (`statistics.racing`): the probability that the true best
-optimizer is ever dropped is at most alpha, for normal differences. What was dropped is stored beside the runs, in
-results/<study>/races/<protocol hash>.json.
+optimizer is ever dropped is at most alpha, for normal differences. A race over more seeds than before starts anew from
+the records, with the stricter limits of its own looks; the probability is that of one race. What was dropped is stored
+beside the runs (`bench.races`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.driver import Source
-from bench.errors import BadRecordError, UsageError
+from bench.errors import UsageError
 from bench.plan import Run
 from bench.protocol import Protocol
+from bench.races import Race
 from bench.ranking import OWN_FAILURES, recall_grain
 from bench.record import Outcome, RunRecord
 from bench.statistics.power import ALPHA
 from bench.statistics.racing import LOOKS, dropped_at_look
-from bench.store import Store, write_atomic
+from bench.store import Store
 from bench.summary import lower_is_better
-
-SCHEMA_VERSION = 1
-
-
-class Race(BaseModel):
-    """A race as far as it has come: `dropped` maps an optimizer to the number of seeds at whose look it fell."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    schema_version: int = SCHEMA_VERSION
-    looks: tuple[int, ...]
-    alpha: float
-    optimizers: tuple[str, ...]
-    seeds: tuple[int, ...]
-    dropped: dict[str, int]
-
-    def saved_runs(self) -> int:
-        """Runs that were not needed."""
-        return sum(len(self.seeds) - look for look in self.dropped.values())
 
 
 def looks_within(seeds: int) -> tuple[int, ...]:
@@ -103,15 +84,13 @@ class RaceSource(Source):
         return [name for name in self.names if name not in self.dropped]
 
     def _look(self, seen: int) -> None:
-        """Drop who is significantly worse than a living one; no look where a run failed by no fault of its own."""
+        """Drop who is significantly worse than a living one; who misses a score neither falls nor makes others fall."""
         records = {
             (name, seed): self._store.read_record(self._runs[name, seed].run_id)
             for name in self._alive() for seed in self.seeds[:seen]
         }  # fmt: skip
         scores = scores_at(records, self.names, self.seeds[:seen], self._protocol)
-        living = np.array([name not in self.dropped for name in self.names])
-        if np.isnan(scores[:, living]).any():
-            return
+        living = np.array([name not in self.dropped for name in self.names]) & ~np.isnan(scores).any(axis=0)
         grain = recall_grain(self._protocol)
         fallen = dropped_at_look(scores, living, looks=self.looks, alpha=ALPHA, grain=grain)
         self.dropped |= {name: seen for name, gone in zip(self.names, fallen, strict=True) if gone}
@@ -133,26 +112,3 @@ def scores_at(
         elif record.outcome in OWN_FAILURES:
             scores[place] = sign * record.chance.get(metric, 0.0)
     return scores
-
-
-def _path(study: Path, protocol_hash: str) -> Path:
-    return study / "races" / f"{protocol_hash}.json"
-
-
-def write_race(study: Path, protocol_hash: str, race: Race) -> None:
-    """Store a race in place of an earlier one."""
-    write_atomic(_path(study, protocol_hash), race.model_dump_json(indent=2) + "\n")
-
-
-def read_race(study: Path, protocol_hash: str) -> Race | None:
-    """The race of a protocol; None without one.
-
-    Raises `BadRecordError` naming a file that is none.
-    """
-    path = _path(study, protocol_hash)
-    try:
-        return Race.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise BadRecordError(f"{path}: {error}") from None

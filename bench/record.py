@@ -5,16 +5,28 @@ Numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity"; m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from bench.errors import BadRecordError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -28,7 +40,10 @@ def _write_number(value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-Number = Annotated[float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json")]
+Number = Annotated[
+    float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json"),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": sorted(_NON_FINITE)}]}),
+]  # fmt: skip
 
 
 class Outcome(StrEnum):
@@ -39,6 +54,10 @@ class Outcome(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
     ERROR = "error"
+
+
+# What can end differently when it is run again.
+FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY})
 
 
 class _Stored(BaseModel):
@@ -76,6 +95,19 @@ class MemoryUse(_Stored):
 
     peak_bytes: int = 0
     state_bytes: int = 0
+
+
+class DeviceUse(_Stored):
+    """What the whole GPU was at while the run went on, other processes on it included; None: the device does not say.
+
+    Of a run that was interrupted, only what came after it went on. Means and maxima are over `samples`.
+    """
+
+    samples: int
+    mean_utilization_percent: float | None = None
+    peak_memory_bytes: int | None = None
+    max_temperature_celsius: float | None = None
+    energy_joules: float | None = None
 
 
 class Fingerprints(_Stored):
@@ -146,7 +178,7 @@ class RunRecord(_Stored):
     epoch's on the test split; a run that is not ok has none.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     run_id: str
     protocol: ProtocolName
     optimizer: str
@@ -170,39 +202,77 @@ class RunRecord(_Stored):
     fingerprints: Fingerprints | None = None
     seconds: Seconds = Seconds()
     memory: MemoryUse = MemoryUse()
+    device_use: DeviceUse | None = None
     diagnostics: Diagnostics = Diagnostics()
     environment: Environment | None = None
     finished: str = Field(description="UTC time of the end, ISO 8601")
     command: str | None = None
+    curve_sha256: str | None = None
+
+
+def record_text(record: RunRecord) -> str:
+    """The record as a file: its JSON, with the SHA-256 of all that comes before as the last key."""
+    body = record.model_dump_json(indent=2).removesuffix("\n}")
+    return f'{body},\n  "sha256": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
+TRAILER = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 
 
 def read_record(text: str | bytes, source: str) -> RunRecord:
-    """The record in `text`.
+    """The record in `text`, of this schema or an older one.
 
-    Raises `BadRecordError` that begins with `source` where the text is no record of this schema.
+    Raises `BadRecordError` that begins with `source` where the text is no record, was changed since it was written, or
+    is of a newer schema.
     """
-    try:
-        record = _read(RunRecord, text, source)
-    except BadRecordError:
-        _refuse_newer(_schema_version(text), source)
-        raise
-    _refuse_newer(record.schema_version, source)
+    content = text.encode() if isinstance(text, str) else text
+    version = _schema_version(content)
+    if version is not None and version > SCHEMA_VERSION:
+        raise BadRecordError(f"{source}: schema version {version} is newer than this bench reads, which is up to "
+                             f"{SCHEMA_VERSION}; update bench")  # fmt: skip
+    trailer = TRAILER.search(content)
+    body = content[: trailer.start()] if trailer else content
+    if trailer:
+        if hashlib.sha256(body).hexdigest() != trailer[1].decode():
+            raise BadRecordError(f"{source}: content: not what was written (SHA-256); the file was changed")
+        body += b"\n}"
+    if version is not None and version in _UPDATES:
+        return _read(RunRecord, json.dumps(_updated(json.loads(body), version)), source)
+    record = _read(RunRecord, body, source)
+    if trailer is None:
+        raise BadRecordError(f"{source}: sha256: Field required")
     return record
 
 
-def _schema_version(text: str | bytes) -> int:
-    """The version that a text claims which is no record of this schema; 0 where it claims none."""
+def update_to_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knows the digest of the curve."""
+    return {**content, "curve_sha256": None}
+
+
+_UPDATES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: update_to_2}
+
+
+def _updated(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """The content of an older schema as one of this."""
+    for older in range(version, SCHEMA_VERSION):
+        content = {**_UPDATES[older](content), "schema_version": older + 1}
+    return content
+
+
+class _Versioned(BaseModel):
+    """Whatever claims a version; reading no more of it takes a tenth of the time."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    schema_version: int
+
+
+def _schema_version(text: bytes) -> int | None:
+    """The version that a text claims; None where it claims none."""
     try:
-        claimed = json.loads(text)["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0
-    return claimed if isinstance(claimed, int) else 0
-
-
-def _refuse_newer(version: int, source: str) -> None:
-    if version > SCHEMA_VERSION:
-        raise BadRecordError(f"{source}: schema version {version} is newer than this bench reads, which is up to "
-                             f"{SCHEMA_VERSION}; update bench")  # fmt: skip
+        return _Versioned.model_validate_json(text).schema_version
+    except ValidationError:
+        return None
 
 
 def read_curve_point(text: str | bytes, source: str) -> CurvePoint:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-import torch
-
-from bench.driver import Listed, Placement, Watcher, drive
-from bench.environment import usable_cores
-from bench.errors import BadRecordError, UsageError
+from bench.driver import Listed, Watcher, drive
+from bench.errors import UsageError
 from bench.executor import Engine
 from bench.metrics import metric_names
+from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol, changed, default_protocol, load_protocol
-from bench.racing import RaceSource, write_race
-from bench.record import Outcome
+from bench.races import write_race
+from bench.racing import RaceSource
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
+from bench.requests import write_request
 from bench.search.plan import tuned_settings
 from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
@@ -89,7 +87,7 @@ class Basis:
         return tuple(_matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected]))
 
 
-def make_plan(basis: Basis, seeds: Sequence[int], *, retry_failed: bool = False) -> Plan:
+def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     """The runs of protocol × optimizers × seeds, seed by seed, so that an interrupted study has whole blocks."""
     data_digest = basis.data_digest()
     runs = tuple(
@@ -107,10 +105,11 @@ def make_plan(basis: Basis, seeds: Sequence[int], *, retry_failed: bool = False)
         for chosen in basis.selected
     )
     store = Store(basis.folder)
-    missing = tuple(run for run in runs if is_missing(store, run, retry_failed))
+    missing = tuple(run for run in runs if store.why_missing(run.run_id, basis.placement))
     return Plan(
         store=store, protocol=basis.protocol, runs=runs, missing=missing, warnings=basis.warnings(),
-        placement=replace(basis.placement, workers=min(basis.placement.workers, max(1, len(missing)))),
+        placement=basis.placement.model_copy(
+            update={"workers": min(basis.placement.workers, max(1, len(missing)))}),
     )  # fmt: skip
 
 
@@ -134,162 +133,85 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
     return dataset.digest
 
 
-def is_missing(store: Store, run: Run, retry_failed: bool) -> bool:
-    """Whether the run has no record, or one that cannot be read, or one of a failure that is to be tried again."""
-    try:
-        record = store.read_record(run.run_id)
-    except BadRecordError:
-        return True
-    if record is None:
-        return True
-    return retry_failed and record.outcome in (Outcome.ERROR, Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY)
-
-
 def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None, *, race: bool = False) -> Study:
     """Run what is missing and return the study with all its records of the plan's protocol.
 
-    With `race`, optimizers that cannot be the best any more run no further seeds (see `bench.racing`). Raises
-    `UsageError` where another process is at work on the study, or there are too few seeds for a race.
+    With `race`, optimizers that cannot be the best any more run no further seeds (see `bench.racing`). Several
+    processes may carry out plans of one study at once. Raises `UsageError` where there are too few seeds for a race.
     """
-    with plan.store.locked():
-        raced = RaceSource(plan.runs, plan.missing, plan.store, plan.protocol) if race else None
-        plan.store.write_protocol(plan.protocol)
-        if plan.missing:
-            drive(raced or Listed(plan.missing), plan.store, plan.placement, watcher, engine)
-        if raced is not None:
-            write_race(plan.store.path, plan.protocol.hash, raced.race())
-        plan.store.mark_used(plan.protocol)
-        study, _ = load_study(plan.store.path, plan.protocol.hash)
-        return study
+    raced = RaceSource(plan.runs, plan.missing, plan.store, plan.protocol) if race else None
+    plan.store.write_protocol(plan.protocol)
+    write_request(plan.store, plan.runs, plan.placement.command, race=race)
+    if plan.missing:
+        drive(raced or Listed(plan.missing), plan.store, plan.placement, watcher, engine)
+    if raced is not None:
+        write_race(plan.store.path, plan.protocol.hash, raced.race())
+    plan.store.mark_used(plan.protocol)
+    study, _ = load_study(plan.store.path, plan.protocol.hash)
+    return study
+
+
+class StudyOptions(PlacementOptions, total=False):
+    """What studies and searches share: the rules, the optimizers' settings, the folder, and the placement."""
+
+    protocol: str | Protocol | None
+    epochs: int | None
+    rates: Settings | None
+    overrides: Mapping[str, Mapping[str, Any]] | None
+    results: str | Path
+    study: str | None
 
 
 def run(
     optimizers: str | Sequence[str] = "all",
     *,
-    protocol: str | Protocol | None = None,
-    epochs: int | None = None,
     seeds: int | str | None = None,
-    rates: Settings | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    results: str | Path = "results",
-    study: str | None = None,
-    data_dir: str | Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    retry_failed: bool = False,
     race: bool = False,
     watcher: Watcher | None = None,
+    **options: Unpack[StudyOptions],
 ) -> Study:
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
 
-    `optimizers` are names, groups, globs or references; `overrides` maps an entry to settings, as
-    `{"adamw": {"lr": 3e-4}}`; `rates` chooses default, documents' or tuned settings (by default the protocol's).
-    Raises `UsageError` where a value is not allowed; nothing is written then.
+    `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`,
+    `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry to settings, as
+    `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`, `workers`, `threads`,
+    `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises `UsageError` where a
+    value is not allowed; nothing is written then.
     """
-    plan = prepare(
-        optimizers, protocol=protocol, epochs=epochs, seeds=seeds, rates=rates, overrides=overrides, results=results,
-        study=study, data_dir=data_dir, device=device, workers=workers, threads=threads, retry_failed=retry_failed,
-    )  # fmt: skip
+    plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)
 
 
 def prepare(
-    optimizers: str | Sequence[str] = "all",
-    *,
-    protocol: str | Protocol | None = None,
-    epochs: int | None = None,
-    seeds: int | str | None = None,
-    rates: Settings | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    results: str | Path = "results",
-    study: str | None = None,
-    data_dir: str | Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    retry_failed: bool = False,
-    command: str | None = None,
+    optimizers: str | Sequence[str] = "all", *, seeds: int | str | None = None, **options: Unpack[StudyOptions]
 ) -> Plan:
     """The plan of `run` with the same arguments; writes nothing."""
-    found = basis(
-        optimizers, protocol=protocol, epochs=epochs, rates=rates, overrides=overrides, results=results, study=study,
-        data_dir=data_dir, device=device, workers=workers, threads=threads, command=command,
-    )  # fmt: skip
-    numbers = parse_seeds(str(found.protocol.seeds if seeds is None else seeds))
-    return make_plan(found, numbers, retry_failed=retry_failed)
+    found = basis(optimizers, **options)
+    return make_plan(found, parse_seeds(str(found.protocol.seeds if seeds is None else seeds)))
 
 
-def basis(
-    optimizers: str | Sequence[str],
-    *,
-    protocol: str | Protocol | None = None,
-    epochs: int | None = None,
-    rates: Settings | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    results: str | Path = "results",
-    study: str | None = None,
-    data_dir: str | Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    command: str | None = None,
-) -> Basis:
+def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> Basis:
     """The basis of a study from the arguments of `run`; writes nothing.
 
     Raises `UsageError` where a value is not allowed.
     """
+    given: dict[str, Any] = dict(options)
+    protocol, epochs, rates = given.pop("protocol", None), given.pop("epochs", None), given.pop("rates", None)
+    overrides, results = given.pop("overrides", None) or {}, given.pop("results", "results")
     if protocol is None:
         protocol, _ = default_protocol()
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
         chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers
-    folder = Path(results) / study_name(study or chosen.name)
-    selected = select(patterns, overrides or {}, chosen.rates if rates in (None, "tuned") else rates)
+    folder = Path(results) / study_name(given.pop("study", None) or chosen.name)
+    if not_one := next((place for place in (Path(results), folder) if place.exists() and not place.is_dir()), None):
+        raise UsageError(f"--results, --study: {not_one} is no folder; allowed is one, or a name that is still free")
+    selected = select(patterns, overrides, chosen.rates if rates in (None, "tuned") else rates)
     if rates == "tuned":
-        found = tuned_settings(folder, chosen, [item.spec.name for item in selected])
-        given = overrides or {}
+        found = tuned_settings(folder, chosen, [item.spec for item in selected])
         selected = [
-            replace(item, hyperparameters={**found[item.spec.name], **given.get(item.spec.name, {})})
+            replace(item, hyperparameters={**found[item.spec.name], **overrides.get(item.spec.name, {})})
             for item in selected
         ]
-    return Basis(
-        protocol=chosen, selected=selected, folder=folder,
-        placement=placed(device=device, data_dir=data_dir, workers=workers, threads=threads, command=command),
-    )  # fmt: skip
-
-
-def placed(
-    *, device: str | None = None, data_dir: str | Path | None = None, workers: int | None = None,
-    threads: int | None = None, command: str | None = None,
-) -> Placement:  # fmt: skip
-    """Where to run: what is given, else the best device and a worker of one thread a core (one worker on a GPU).
-
-    One thread, also with fewer workers: sums over several threads round otherwise, so that a result would depend on the
-    number of workers. Raises `UsageError` where a value is not allowed.
-    """
-    place = usable_device(device)
-    slots = workers if workers is not None else 1 if place.startswith("cuda") else usable_cores()
-    for option, count in (("--workers", slots), ("--threads", 1 if threads is None else threads)):
-        if count < 1:
-            raise UsageError(f"{option} {count}: allowed is a count >= 1")
-    data = data_dir or os.environ.get("BENCH_DATA")
-    return Placement(
-        device=place, data_dir=None if data is None else Path(data), workers=slots,
-        threads=threads or 1, command=command,
-    )  # fmt: skip
-
-
-def usable_device(name: str | None) -> str:
-    """`name` checked, or the best there is: a CUDA device, else the CPU.
-
-    Raises `UsageError` where there is no such device.
-    """
-    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if name is None:
-        return "cuda:0" if len(present) > 1 else "cpu"
-    device = "cuda:0" if name == "cuda" else name
-    if device not in present:
-        raise UsageError(f"--device {name!r}: allowed here are {', '.join(present)}")
-    return device
+    return Basis(protocol=chosen, selected=selected, folder=folder, placement=placed(**given))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -49,6 +49,25 @@ def globally_seeded(seed: int) -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
+
+
+def generator_states() -> dict[str, Any]:
+    """The states of the global generators of torch, numpy and Python, as plain data and tensors."""
+    kind, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())
+    return {
+        "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": (kind, keys.tolist(), *rest), "python": random.getstate(),
+    }  # fmt: skip
+
+
+def set_generator_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators where `generator_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    random.setstate(states["python"])
 
 
 def batch_order(seed: int, epoch: int, samples: int) -> Tensor:

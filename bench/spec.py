@@ -6,10 +6,11 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.optim import Optimizer
+if TYPE_CHECKING:  # protocols and records must not wait for torch
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 class Role(StrEnum):
@@ -90,7 +91,7 @@ class Observation:
     warning: bool = False
 
 
-Examine = Callable[[Optimizer], list[Observation]]
+Examine = Callable[["Optimizer"], list[Observation]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

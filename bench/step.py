@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +129,18 @@ class OptimizerStep:
     def seconds(self) -> float:
         """Time the steps took beyond one forward and one backward pass each; waits for the device."""
         return self._step_timer.seconds() - self._first_evaluation.seconds()
+
+    def state(self) -> dict[str, Any]:
+        """What later steps need of this one, and what was counted."""
+        return {"scaler": self._scaler.state_dict(), "skipped": int(self.skipped), "last_losses": self.last_losses,
+                "seconds": self.seconds()}  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        if state["scaler"]:  # empty without mixed precision, and then refused
+            self._scaler.load_state_dict(state["scaler"])
+        self.skipped, self.last_losses = state["skipped"], state["last_losses"].to(self._device)
+        self._step_timer.carry(state["seconds"])
 
 
 def _twice_differentiable() -> AbstractContextManager[Any]:

@@ -66,7 +66,7 @@ class Study:
         faults: list[BadRecordError] = []
         for record in self.records:
             try:
-                curves[record.run_id] = store.read_curve(record.run_id)
+                curves[record.run_id] = store.read_curve(record.run_id, record.curve_sha256)
             except BadRecordError as error:
                 curves[record.run_id] = []
                 faults.append(error)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,31 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bench import environment
-from bench.bounds import ceiling, chance_level
+from bench.checkpoint import Keeper
 from bench.clock import Clock
 from bench.datasets.samples import Dataset, HeldOut, Samples
 from bench.diagnostics import DivergenceWatch, UpdateWatch
-from bench.metrics import (
-    NonFiniteEmbeddingError,
-    embedding_scores,
-)
+from bench.metrics import NonFiniteEmbeddingError, embedding_scores
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
-from bench.paths import without_folders
-from bench.plan import TUNING_SEEDS, Run, ended
-from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Number, Outcome, RunRecord, Seconds
+from bench.plan import TUNING_SEEDS, Run
+from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
-from bench.seeding import batch_order, globally_seeded, order_fingerprint, role_seed, torch_seeded, weights_fingerprint
+from bench.seeding import (
+    batch_order,
+    generator_states,
+    order_fingerprint,
+    role_seed,
+    set_generator_states,
+    torch_seeded,
+    weights_fingerprint,
+)
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
 from bench.workload import Workload, roled_parameters
 
 EVALUATION_BATCH = 256
-OnEpoch = Callable[[CurvePoint], None]
 
 
 class DivergedError(ArithmeticError):
@@ -59,19 +61,29 @@ def _planned_entry(run: Run) -> OptimizerSpec:
     return spec
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _EpochTotals:
-    """What the steps of an epoch leave on the device until its end."""
+    """What the steps of an epoch leave on the device until its end; `done` of them have been taken."""
 
-    losses: Tensor  # [steps]
+    names: tuple[str, ...]  # of the pairs
     pairs: Tensor  # [steps, pairs]
     gradient_norms: Tensor  # [steps]
+    done: int = 0
 
 
 @lru_cache(maxsize=2)
 def resident_dataset(workload_json: str, data_dir: Path | None, device: str) -> Dataset:
     """The dataset of a workload, built once a process."""
     return Workload.model_validate_json(workload_json).build_dataset(data_dir, device)
+
+
+def _plain_attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """Numbers, texts and tensors that an optimizer keeps on itself, such as a count of its steps."""
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if value is None or type(value) in (bool, int, float, str, Tensor)
+    }
 
 
 class Trainer:
@@ -97,7 +109,11 @@ class Trainer:
             self.divergence = DivergenceWatch(self.model, protocol)
             dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
             self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, dropout, protocol, device)
-        self.step = self.samples = 0
+        self.step = self.samples = self.epoch = 0
+        self.totals: _EpochTotals | None = None  # of the epoch under way
+        self._data: tuple[Samples, Tensor] | None = None  # of the same
+        self._in_training: bool | None = None  # which weights are in place; None: those of a new optimizer
+        self.curve: list[CurvePoint] = []
         self.first_order = ""
         self.initial_loss: float | None = None
         self.last_loss: float | None = None
@@ -108,33 +124,37 @@ class Trainer:
         size, batch = self.dataset.training_size, self.protocol.batch_size
         return size // batch if self.protocol.drop_last else -(-size // batch)
 
-    def train_epoch(self, epoch: int) -> _EpochTotals:
-        """All steps of an epoch; nothing is read back from the device but at the first step, which is watched."""
+    def train(self, until: int, check: Callable[[], None] = lambda: None) -> None:
+        """The steps of the epoch under way up to number `until`, `check` called before each.
+
+        Nothing is read back from the device but at the epoch's first step, which is watched.
+        """
         self.model.train()
         self._switch_weights(training=True)
-        samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
-        order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
-        self.first_order = self.first_order or order_fingerprint(order)
-        order = order.to(self.device)
-        steps, totals = self.steps_per_epoch, None
-        for i in range(steps):
+        samples, order = self._epoch_data()
+        for i in range(self.totals.done if self.totals else 0, until):
+            check()
             batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
             evaluation = self._train_step(batch, watched=i == 0)
-            if totals is None:
-                totals = _EpochTotals(
-                    losses=torch.zeros(steps, device=self.device),
-                    pairs=torch.zeros(steps, len(evaluation.pairs), device=self.device),
-                    gradient_norms=torch.zeros(steps, device=self.device),
-                )
+            totals = self.totals = self.totals or self._new_totals(evaluation.pairs)
             totals.pairs[i] = evaluation.losses
             totals.gradient_norms[i] = evaluation.gradient_norm
-            self._pair_names = evaluation.pairs
-        assert totals is not None
-        totals.losses = totals.pairs.sum(dim=1)
-        if Need.TRAIN_EVAL_SWITCH in self.needs:
-            self._switch_weights(training=False)
-            self._gather_statistics(samples, order)
-        return totals
+            totals.done = i + 1
+
+    def _epoch_data(self) -> tuple[Samples, Tensor]:
+        """The training samples of the epoch under way, and the order in which it visits them."""
+        if self._data is None:
+            epoch = self.epoch + 1
+            samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
+            order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+            self.first_order = self.first_order or order_fingerprint(order)
+            self._data = samples, order.to(self.device)
+        return self._data
+
+    def _new_totals(self, names: tuple[str, ...]) -> _EpochTotals:
+        steps = self.steps_per_epoch
+        pairs, norms = torch.zeros(steps, len(names), device=self.device), torch.zeros(steps, device=self.device)
+        return _EpochTotals(names=names, pairs=pairs, gradient_norms=norms)
 
     def _train_step(self, batch: Samples, *, watched: bool) -> Evaluation:
         """One step at its learning rate."""
@@ -150,9 +170,10 @@ class Trainer:
 
     def _switch_weights(self, *, training: bool) -> None:
         """To the weights that are trained, or to those that are looked at, where the optimizer tells them apart."""
-        if Need.TRAIN_EVAL_SWITCH in self.needs:
+        if Need.TRAIN_EVAL_SWITCH in self.needs and training != self._in_training:
             optimizer: Any = self.optimizer
             optimizer.train() if training else optimizer.eval()
+            self._in_training = training
 
     @torch.no_grad()
     def _gather_statistics(self, samples: Samples, order: Tensor) -> None:
@@ -185,63 +206,88 @@ class Trainer:
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
         """Instance-level retrieval metrics of a held-out split, in percent."""
-        embeddings, samples = self.embeddings(split)
-        return embedding_scores(embeddings, samples.match_N)
+        with self.clock.part("evaluation"):
+            embeddings, samples = self.embeddings(split)
+            return embedding_scores(embeddings, samples.match_N)
 
     def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """Validation metrics, and the test split's where every item of the query's class counts as found.
 
         Raises `DivergedError` where an embedding is not finite.
         """
-        with self.clock.part("evaluation"):
-            try:
+        try:
+            validation = self.evaluate("validation")
+            with self.clock.part("evaluation"):
                 embeddings, test = self.embeddings("test")
-                return self.evaluate("validation"), embedding_scores(embeddings, test.label_N)
-            except NonFiniteEmbeddingError as error:
-                raise DivergedError(
-                    Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)
-                ) from error
+                return validation, embedding_scores(embeddings, test.label_N)
+        except NonFiniteEmbeddingError as error:
+            raise DivergedError(Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)) from error
 
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""
         return not self.take_step.last_losses.isfinite().all().item()
 
-    def epochs(self) -> Iterator[CurvePoint]:
-        """Train epoch by epoch.
+    def end_epoch(self) -> _EpochTotals:
+        """Close the epoch whose steps have all been taken, the weights left as they are looked at."""
+        totals = self.totals
+        assert totals is not None and totals.done == self.steps_per_epoch
+        if Need.TRAIN_EVAL_SWITCH in self.needs:
+            self._switch_weights(training=False)
+            self._gather_statistics(*self._epoch_data())
+        self.epoch, self.totals, self._data = self.epoch + 1, None, None
+        return totals
 
-        Raises `DivergedError` after the epoch in which the run left the protocol's limits.
+    def epochs(self, keeper: Keeper) -> Iterator[CurvePoint]:
+        """Train epoch by epoch; in between, and within epochs where it says so, `keeper` may keep the state.
+
+        Raises `DivergedError` after the epoch in which the run left the protocol's limits, and what `keeper` raises.
         """
-        for epoch in range(1, self.protocol.epochs + 1):
-            first_step = self.step
+        steps, every = self.steps_per_epoch, keeper.steps or self.steps_per_epoch
+        while self.epoch < self.protocol.epochs:
+            while (done := self.totals.done if self.totals else 0) < steps:
+                # Before the state is kept: what an optimizer puts away while its weights are looked at is in no state.
+                self._switch_weights(training=True)
+                if self.step:
+                    keeper.at_a_stop(self.step, self.state)
+                with self.clock.part("training"):
+                    self.train(min(steps, done + every), keeper.check_time)
             with self.clock.part("training"):
-                totals = self.train_epoch(epoch)
-                losses = totals.losses.tolist()
-            if self.initial_loss is None:
-                self.initial_loss = losses[0]
-            self.last_loss = sum(losses) / len(losses)
-            failure = self.divergence.check(losses, epoch, first_step)
-            metrics: dict[str, float] = {}
-            last = epoch == self.protocol.epochs
-            # A search looks at the last score alone.
-            due = last or (epoch % self.protocol.evaluate_every == 0 and self.run.seed < TUNING_SEEDS)
-            if due and failure is None:
-                with self.clock.part("evaluation"):
-                    try:
-                        metrics = self.evaluate("test")
-                    except NonFiniteEmbeddingError as error:
-                        failure = Failure(reason=str(error), epoch=epoch, step=self.step - 1)
-            yield self._curve_point(epoch, totals, metrics)
+                totals = self.end_epoch()
+                losses = totals.pairs.sum(dim=1)
+                values = losses.tolist()
+            point, failure = self._judge(totals, losses.mean().item(), values)
+            self.curve.append(point)
+            yield point
             if failure is not None:
                 raise DivergedError(failure)
 
-    def _curve_point(self, epoch: int, totals: _EpochTotals, metrics: dict[str, Number]) -> CurvePoint:
+    def _judge(self, totals: _EpochTotals, loss: float, losses: list[float]) -> tuple[CurvePoint, Failure | None]:
+        """The point of the epoch that has ended, and why the run cannot go on."""
+        self.initial_loss = losses[0] if self.initial_loss is None else self.initial_loss
+        self.last_loss = sum(losses) / len(losses)
+        failure = self.divergence.check(losses, self.epoch, self.step - len(losses))
+        metrics: dict[str, float] = {}
+        if failure is None and self._evaluation_due():
+            try:
+                metrics = self.evaluate("test")
+            except NonFiniteEmbeddingError as error:
+                failure = Failure(reason=str(error), epoch=self.epoch, step=self.step - 1)
+        return self._curve_point(totals, loss, metrics), failure
+
+    def _evaluation_due(self) -> bool:
+        """At the last epoch, and in between as the protocol has it; a search looks at the last score alone."""
+        if self.epoch == self.protocol.epochs:
+            return True
+        return self.epoch % self.protocol.evaluate_every == 0 and self.run.seed < TUNING_SEEDS
+
+    def _curve_point(self, totals: _EpochTotals, loss: float, metrics: dict[str, Number]) -> CurvePoint:
         pairs = totals.pairs.mean(dim=0).tolist()
         return CurvePoint(
-            epoch=epoch,
+            epoch=self.epoch,
             step=self.step,
             samples=self.samples,
-            loss=totals.losses.mean().item(),
-            pair_losses=dict(zip(self._pair_names, pairs, strict=True)),
+            loss=loss,
+            pair_losses=dict(zip(totals.names, pairs, strict=True)),
             gradient_norm=totals.gradient_norms.mean().item(),
             update_ratio=self.updates.last_ratio,
             learning_rate=self.optimizer.param_groups[0]["lr"],
@@ -251,107 +297,60 @@ class Trainer:
         )
 
     def seconds(self) -> Seconds:
-        """Time of the run so far."""
+        """Time of the run so far, that before a restart included."""
         parts = {name: self.clock.seconds(name) for name in ("training", "evaluation", "setup")}
         return Seconds(**parts, optimizer_step=self.take_step.seconds(), total=sum(parts.values()))
 
+    def identity(self) -> dict[str, Any]:
+        """What a state must have in common with the trainer that goes on from it: all that the last bits depend on."""
+        here = environment.environment(self.device)
+        return {"run_id": self.run.run_id, "device": self.device.type, "threads": here.threads,
+                "versions": here.versions}  # fmt: skip
 
-def execute(
-    run: Run,
-    *,
-    device: torch.device,
-    data_dir: Path | None = None,
-    on_epoch: OnEpoch = lambda point: None,
-    command: str | None = None,
-) -> RunRecord:
-    """Carry out a run. Whatever happens to it becomes its record's outcome."""
-    trainer: Trainer | None = None
-    outcome, failure, metrics = Outcome.OK, None, _Metrics()
-    test: dict[str, float] = {}
-    try:
-        with globally_seeded(role_seed(run.seed, "optimizer")):
-            trainer = Trainer(run, device, data_dir)
-            for point in trainer.epochs():
-                on_epoch(point)
-                test = point.metrics
-            metrics = _Metrics(test, *trainer.final_metrics())
-    except DivergedError as error:
-        outcome, failure = Outcome.DIVERGED, error.failure
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        outcome, failure = Outcome.OUT_OF_MEMORY, Failure(reason=_line(error), traceback=_traceback())
-    except Exception as error:  # the one place where a run's failure becomes a result
-        # Code that cannot bear NaN raises once a run has diverged; what happened is the divergence.
-        diverged = trainer is not None and trainer.has_non_finite_loss()
-        full = "can't allocate memory" in str(error)  # what torch raises where the CPU's memory is full
-        outcome = Outcome.DIVERGED if diverged else Outcome.OUT_OF_MEMORY if full else Outcome.ERROR
-        at = {} if trainer is None else {"epoch": trainer.step // trainer.steps_per_epoch + 1, "step": trainer.step}
-        failure = Failure(reason=_line(error), traceback=_traceback(), **at)
-    record = ended(run, outcome, failure, command)
-    return record if trainer is None else record.model_copy(update=_findings(trainer, metrics, outcome))
+    def state(self) -> dict[str, Any]:
+        """Everything a fresh trainer of this run needs to go on with the same bits, as plain data and tensors."""
+        totals = self.totals
+        return {
+            **self.identity(),
+            "step": self.step, "samples": self.samples, "epoch": self.epoch,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "attributes": _plain_attributes(self.optimizer),
+            "totals": None if totals is None else
+                      (totals.names, totals.pairs, totals.gradient_norms, totals.done),
+            "losses": (self.initial_loss, self.last_loss), "first_order": self.first_order,
+            "take_step": self.take_step.state(), "updates": self.updates.state(),
+            "divergence": self.divergence.initial_loss,
+            "curve": [point.model_dump_json() for point in self.curve],
+            "seconds": self.seconds().model_dump(), "generators": generator_states(),
+        }  # fmt: skip
 
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same identity; the trainer must be fresh."""
+        self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
+        self.model.load_state_dict(state["model"])
+        self._restore_optimizer(state["optimizer"], state["attributes"])
+        if state["totals"] is not None:
+            names, pairs, norms, done = state["totals"]
+            self.totals = _EpochTotals(tuple(names), pairs.to(self.device), norms.to(self.device), done)
+        (self.initial_loss, self.last_loss), self.first_order = state["losses"], state["first_order"]
+        self.take_step.restore(state["take_step"])
+        self.updates.restore(state["updates"])
+        self.divergence.initial_loss = state["divergence"]
+        self.curve = [read_curve_point(line, "checkpoint") for line in state["curve"]]
+        for name in ("training", "evaluation", "setup"):
+            self.clock.carry(name, state["seconds"][name])
+        self._in_training = True
+        set_generator_states(state["generators"])
 
-@dataclass(frozen=True, slots=True)
-class _Metrics:
-    """A finished run's metrics; empty for one that is not ok."""
-
-    test: dict[str, float] = field(default_factory=dict)
-    validation: dict[str, float] = field(default_factory=dict)
-    by_class: dict[str, float] = field(default_factory=dict)
-
-
-def _traceback() -> str:
-    """The current exception's traceback."""
-    return without_folders(traceback.format_exc())
-
-
-def _line(error: BaseException) -> str:
-    """An exception in one line."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return without_folders(text)[:500]
-
-
-def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
-    """The fields of the record of a run that could be set up."""
-    dataset, modalities = trainer.dataset, trainer.protocol.workload.modalities
-    test = dataset.held_out("test")
-    return {
-        "metrics": metrics.test,
-        "validation_metrics": metrics.validation,
-        "class_metrics": metrics.by_class,
-        "chance": chance_level(test.match_N, modalities),
-        "class_chance": chance_level(test.label_N, modalities),
-        "ceiling": ceiling(dataset, "test", modalities),
-        "loss": trainer.last_loss,
-        "best_loss": _best_loss(trainer),
-        "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
-        "steps": trainer.step,
-        "fingerprints": _fingerprints(trainer),
-        "seconds": trainer.seconds(),
-        "memory": MemoryUse(
-            peak_bytes=environment.peak_memory(trainer.device),
-            state_bytes=environment.state_bytes(trainer.optimizer),
-        ),
-        "diagnostics": trainer.updates.diagnostics(trainer.take_step.skipped),
-        "environment": environment.environment(trainer.device),
-    }
-
-
-def _best_loss(trainer: Trainer) -> float | None:
-    """The lowest expected mean of an epoch's losses, over its batches as they are."""
-    size, batch = trainer.dataset.training_size, trainer.protocol.batch_size
-    batches = [min(batch, size - start) for start in range(0, trainer.steps_per_epoch * batch, batch)]
-    bounds = [trainer.dataset.best_pair_loss(count) for count in batches]
-    known = [bound for bound in bounds if bound is not None]
-    if len(known) < len(bounds):
-        return None
-    modalities = len(trainer.protocol.workload.modalities)
-    return modalities * (modalities - 1) / 2 * sum(known) / len(known)
-
-
-def _fingerprints(trainer: Trainer) -> Fingerprints:
-    return Fingerprints(
-        initial_weights=trainer.initial_weights,
-        batch_order=trainer.first_order,
-        initial_loss=trainer.initial_loss,
-        data=trainer.dataset.digest,
-    )
+    def _restore_optimizer(self, state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        """Its `state_dict`, with the types that it had, and its plain attributes."""
+        self.optimizer.load_state_dict(dict(state))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        # torch turns all tensors but those named step into the parameter's type: counts and averages of another one.
+        for i, p in enumerate(parameters):
+            own = self.optimizer.state.get(p, {})
+            for name, value in state.get("state", {}).get(i, {}).items():
+                if isinstance(value, Tensor) and isinstance(own.get(name), Tensor) and own[name].dtype != value.dtype:
+                    own[name] = value.to(own[name].device)
+        for name, value in attributes.items():
+            setattr(self.optimizer, name, value.to(self.device) if isinstance(value, Tensor) else value)

@@ -1,81 +1,160 @@
-"""A worker process: reads shards of runs on standard input, carries them out, writes their records.
+"""Carrying out the runs of a shard: in a process of its own (`python -m bench.worker`), or inside another engine's.
 
-One JSON object a line, both ways. In: {"runs": [...], "study": ..., "device": ..., "data_dir": ..., "command": ...}.
-Out: {"event": "ready"}, {"event": "epoch", ...}, {"event": "done", ...}. It ends with its standard input, so that it
-dies with its parent. Whatever code it runs prints goes to standard error, never between the events.
+The process reads shards on standard input and tells events on standard output, one JSON object a line, both ways. In:
+{"runs": [...], "study": ..., "placement": {...}}, or {"stop": true}. Out: the events of `carry_out`, and
+{"event": "ready"} before them. It ends with its standard input, so that it dies with its parent. Whatever code it runs
+prints goes to standard error, never between the events.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import queue
 import signal
 import sys
 import threading
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from bench.checkpoint import Checkpoints, Keeper, StoppedError
+from bench.errors import StorageError
+from bench.execution import execute
+from bench.executor import Shard
 from bench.plan import Run
-from bench.record import CurvePoint
+from bench.record import FAILURES, CurvePoint, RunRecord
 from bench.store import Store
-from bench.trainer import execute
+
+Send = Callable[..., None]
+HANG_SECONDS = 30.0  # how long after its time limit a run that does not end by itself is killed, at most
 
 
-def main() -> None:
-    """Serve until standard input ends; the one argument is the number of threads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
-    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
-    torch.set_num_threads(int(sys.argv[1]))
+def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch.device) -> None:
+    """Carry out the runs of a shard and write their records.
+
+    Tells `send` what happens, by run: set_aside (its record, for some reason), started (after so many epochs), epoch
+    (its curve point), and one of done, busy (another process holds the run) and stopped (asked to end early, its state
+    kept, or before it began). A record that was there already counts as done. Raises `StorageError` where something
+    cannot be stored; the run then has no record.
+    """
+    store = Store(shard.study)
+    for run in shard.runs:
+        if stopping.is_set():
+            send(event="stopped", run_id=run.run_id)
+            continue
+        with store.claim(run.run_id) as mine:
+            if not mine:
+                send(event="busy", run_id=run.run_id)
+            elif reason := store.why_missing(run.run_id, shard.placement):
+                if path := store.set_aside(run.run_id):
+                    send(event="set_aside", run_id=run.run_id, reason=f"{reason}; kept as {path.name}")
+                _carry_out(run, shard, store, send, stopping, device)
+            else:
+                send(event="done", run_id=run.run_id)
+
+
+def _carry_out(
+    run: Run, shard: Shard, store: Store, send: Send, stopping: threading.Event, device: torch.device
+) -> None:
+    placement, checkpoints = shard.placement, Checkpoints(store.run_dir(run.run_id))
+    begun = threading.Event()
+
+    def on_start(behind: Sequence[CurvePoint]) -> None:
+        begun.set()
+        store.start_curve(run.run_id, behind)
+        send(event="started", run_id=run.run_id, epoch=len(behind))
+
+    def on_epoch(point: CurvePoint) -> None:
+        store.append_curve(run.run_id, point)
+        send(event="epoch", run_id=run.run_id, point=point.model_dump(mode="json"))
+
+    keeper = Keeper(
+        checkpoints, seconds=placement.checkpoint_seconds, steps=placement.checkpoint_steps,
+        time_limit=placement.time_limit, stopping=stopping.is_set,
+    )  # fmt: skip
+    try:
+        with _killed_when_it_hangs(placement.time_limit):
+            record = execute(run, device=device, data_dir=placement.data_dir, on_start=on_start, on_epoch=on_epoch,
+                             command=placement.command, keeper=keeper)  # fmt: skip
+    except StoppedError:
+        send(event="stopped", run_id=run.run_id)
+        return
+    if not begun.is_set():
+        store.start_curve(run.run_id)  # the one that is there is an earlier attempt's
+    _finish(store, record, checkpoints)
+    send(event="done", run_id=run.run_id)
+
+
+def _finish(store: Store, record: RunRecord, checkpoints: Checkpoints) -> None:
+    """Store the record; the state of a run that can end differently is kept, so that another try goes on from there."""
+    store.write_record(record)
+    if record.outcome not in FAILURES:
+        checkpoints.clear()
+
+
+@contextmanager
+def _killed_when_it_hangs(time_limit: float | None) -> Iterator[None]:
+    """End the process where the block holds on long after the limit, whatever it is at; the log then says where."""
+    if time_limit is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(time_limit + min(HANG_SECONDS, time_limit), exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def prepare_process(threads: int) -> None:
+    """Settings of a process that carries out runs, before it does anything else."""
+    torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Filling fresh memory costs time and only helps to find bugs.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
         torch.backends.cudnn.allow_tf32 = False
-    _send(events, event="ready")
-    for line in _lines_until_the_parent_dies():
-        shard = json.loads(line)
-        for run in shard["runs"]:
-            _carry_out(Run.model_validate_json(json.dumps(run)), shard, events)
 
 
-def _lines_until_the_parent_dies() -> Any:
-    """Lines of standard input, read by a thread that ends the process when the input ends, also in mid-run."""
-    import queue
+def main() -> None:
+    """Serve until standard input ends; the one argument is the number of threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the engine held it back until here
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    prepare_process(int(sys.argv[1]))
 
+    def send(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    stopping = threading.Event()
+    send(event="ready")
+    for line in _shards_until_the_parent_dies(stopping):
+        shard = Shard.model_validate_json(line)
+        try:
+            carry_out(shard, send, stopping, torch.device(shard.placement.device))
+        except StorageError as error:
+            send(event="storage", reason=str(error))
+
+
+def _shards_until_the_parent_dies(stopping: threading.Event) -> Iterator[str]:
+    """Shards from standard input, read by a thread that ends the process when the input ends, also in mid-run."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
-            lines.put(line)
+            if line.startswith('{"stop"'):
+                stopping.set()
+            else:
+                lines.put(line)
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     while True:
         yield lines.get()
-
-
-def _carry_out(run: Run, shard: dict[str, Any], events: TextIO) -> None:
-    store = Store(Path(shard["study"]))
-    store.start_curve(run.run_id)
-
-    def on_epoch(point: CurvePoint) -> None:
-        store.append_curve(run.run_id, point)
-        _send(events, event="epoch", run_id=run.run_id, epoch=point.epoch, loss=point.loss if point.loss == point.loss
-              else None, avg_r1=point.metrics.get("avg_r1"))  # fmt: skip
-
-    data_dir = shard["data_dir"] and Path(shard["data_dir"])
-    record = execute(
-        run, device=torch.device(shard["device"]), data_dir=data_dir, on_epoch=on_epoch, command=shard["command"]
-    )
-    store.write_record(record)
-    _send(events, event="done", run_id=run.run_id, outcome=record.outcome)
-
-
-def _send(events: TextIO, **event: Any) -> None:
-    events.write(json.dumps(event) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
-from torch import nn
 
 from bench.errors import UsageError
-from bench.models.dropout import DropoutStream
 from bench.spec import Role, RoledParameter, resolve
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a study's files are read without waiting for torch
     import torch
+    from torch import nn
 
     from bench.datasets.samples import Dataset
+
+    class Network(nn.Module):
+        """What a workload's network offers; any module of this shape will do, there is nothing to inherit.
+
+        `dropout_probability`: of the stream it is given. forward(inputs, text_mask, dropout): inputs by modality (text
+        ids [B, L], images, spectrograms), the text's mask or None, and the source of dropout masks, to the embedding
+        [B, D] of every modality, each seen alone.
+        """
+
+        dropout_probability: float
+
 
 Modality = Literal["text", "image", "audio"]
 # What a constructor or a forward pass raises where an option does not suit it.
@@ -29,17 +39,6 @@ OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionErro
 def _line(error: BaseException) -> str:
     """The error in one line, by its type where it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-class Network(nn.Module):
-    """What a workload's network offers; any module of this shape will do, there is nothing to inherit.
-
-    `dropout_probability`: of the stream it is given. forward(inputs, text_mask, dropout): inputs by modality (text ids
-    [B, L], images, spectrograms), the text's mask or None, and the source of dropout masks, to the embedding [B, D] of
-    every modality, each seen alone.
-    """
-
-    dropout_probability: float
 
 
 class Workload(BaseModel):
@@ -102,6 +101,8 @@ class Workload(BaseModel):
 
         Raises `UsageError` where an option is not allowed, the two do not fit, or a file is missing or broken.
         """
+        from bench.models.dropout import DropoutStream
+
         network = self._example()
         roled_parameters(network, self.roles())
         dataset = self.build_dataset(data_dir, "cpu")

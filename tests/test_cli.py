@@ -107,7 +107,7 @@ def test_whole_way_from_run_to_report(tiny_toml: Path, tmp_path: Path):
     for text in ("adamw", "custom_adam", "chance", "ceiling", "no ranking claim"):
         assert text in first.stdout
     before = {p: p.read_bytes() for p in (tmp_path / "results").rglob("*.json*")}
-    assert len(before) == 6 * 2 + 1  # a record and a curve a run, and the protocol
+    assert len(before) == 6 * 2 + 2  # a record and a curve a run, the protocol, and what was asked for
     second = call(*arguments, cwd=tmp_path)
     assert second.returncode == 5
     assert "nothing to do" in second.stderr

@@ -1,5 +1,6 @@
 """What a running study shows."""
 
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from bench.display import LiveView, PlainLines, display
 from bench.executor import Progress
 from bench.protocol import Protocol
-from bench.record import Failure, Outcome, ProtocolName, RunRecord
+from bench.record import CurvePoint, Failure, Outcome, ProtocolName, RunRecord, Seconds
 from bench.runner import Plan, prepare
 
 
@@ -34,6 +35,12 @@ def make_record(plan: Plan, place: int, outcome: Outcome) -> RunRecord:
     )  # fmt: skip
 
 
+def make_point(epoch: int, loss: float, **metrics: float) -> CurvePoint:
+    return CurvePoint(epoch=epoch, step=epoch, samples=epoch, loss=loss, pair_losses={}, gradient_norm=1.0,
+                      update_ratio=0.1, learning_rate=0.1, metrics=metrics, seconds=Seconds(),
+                      peak_bytes=1)  # fmt: skip
+
+
 def test_terminal_or_not_decides_the_form(plan: Plan):
     assert isinstance(display(plan, console(True)[0]), LiveView)
     assert isinstance(display(plan, console(False)[0]), PlainLines)
@@ -42,7 +49,7 @@ def test_terminal_or_not_decides_the_form(plan: Plan):
 def test_plain_lines_are_one_a_run(plan: Plan):
     place, stream = console(False)
     with PlainLines(plan, place) as watcher:
-        watcher.epoch_done(Progress(worker=0, run_id=plan.runs[0].run_id, epoch=1, loss=2.0, avg_r1=1.0))
+        watcher.epoch_done(Progress(worker=0, run_id=plan.runs[0].run_id, point=make_point(1, 2.0, avg_r1=1.0)))
         watcher.run_done(make_record(plan, 0, Outcome.OK))
         watcher.retried(plan.runs[1], "signal 9")
         watcher.run_done(make_record(plan, 1, Outcome.DIVERGED))
@@ -56,8 +63,8 @@ def test_plain_lines_are_one_a_run(plan: Plan):
 def test_live_view_has_a_row_a_worker_and_counts_runs(plan: Plan):
     place, stream = console(True)
     with LiveView(plan, place) as watcher:
-        watcher.epoch_done(Progress(worker=0, run_id=plan.runs[0].run_id, epoch=1, loss=2.0, avg_r1=1.0))
-        watcher.epoch_done(Progress(worker=1, run_id=plan.runs[1].run_id, epoch=2, loss=None, avg_r1=None))
+        watcher.epoch_done(Progress(worker=0, run_id=plan.runs[0].run_id, point=make_point(1, 2.0, avg_r1=1.0)))
+        watcher.epoch_done(Progress(worker=1, run_id=plan.runs[1].run_id, point=make_point(2, math.nan)))
         watcher.run_done(make_record(plan, 1, Outcome.DIVERGED))
         watcher._live.refresh()
     text = stream.getvalue()

@@ -1,5 +1,6 @@
 """A race over seeds: who is stopped, what is run, and that it goes on where it was."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from bench.errors import UsageError
 from bench.executor import Done, Shard
 from bench.plan import Run, ended
 from bench.protocol import Protocol
-from bench.racing import RaceSource, looks_within, read_race, write_race
+from bench.races import Race, read_race, write_race
+from bench.racing import RaceSource, looks_within
 from bench.record import Outcome
 from bench.runner import basis, carry_out, make_plan
 from bench.statistics.power import ALPHA
@@ -24,7 +26,7 @@ Score = Callable[[str, int], float | None]
 
 @dataclass
 class Instant:
-    """An engine that stores a score in place of training; one shard after another, `slots` at a time."""
+    """An engine that stores a score in place of training, NaN as an error; a shard after another, `slots` at a time."""
 
     store: Store
     score: Score
@@ -41,7 +43,9 @@ class Instant:
         shard = self.waiting.pop()
         (run,) = shard.runs
         value = self.score(run.optimizer, run.seed)
-        record = ended(run, Outcome.OK if value is not None else Outcome.DIVERGED, None, None)
+        failed = value is not None and math.isnan(value)
+        outcome = Outcome.ERROR if failed else Outcome.DIVERGED if value is None else Outcome.OK
+        record = ended(run, outcome, None, None)
         found = {"metrics": {} if value is None else {"avg_r1": value}, "chance": {"avg_r1": 0.2}}
         self.store.write_record(record.model_copy(update=found))
         self.carried_out.append((run.optimizer, run.seed))
@@ -73,7 +77,6 @@ def test_who_cannot_be_the_best_is_stopped_at_the_first_look(tiny: Protocol, tmp
     assert source.dropped == {"c": 3, "d": 3} and source.looks == (3, 5, 7)
     ran = {name: sorted(seed for n, seed in engine.carried_out if n == name) for name in "abcd"}
     assert ran == {"a": list(SEEDS), "b": list(SEEDS), "c": [0, 1, 2], "d": [0, 1, 2]}
-    assert source.race().saved_runs() == 14
 
 
 def test_a_race_goes_on_where_it_was(tiny: Protocol, tmp_path: Path):
@@ -103,6 +106,18 @@ def test_equal_optimizers_are_hardly_ever_stopped(tiny: Protocol, tmp_path: Path
     assert lost <= 8  # 60 × 0.05 = 3; P(more than 8) < 0.4 % at the limit
 
 
+def test_an_error_of_one_takes_the_others_no_look(tiny: Protocol, tmp_path: Path):
+    """b has an error: it is neither stopped nor a rival; c and d fall to a all the same."""
+
+    def score(name: str, seed: int) -> float | None:
+        return math.nan if name == "b" and seed == 1 else apart(name, seed)
+
+    source, _ = race(tmp_path, tiny, "abcd", score)
+    assert source.dropped == {"c": 3, "d": 3}
+    source, _ = race(tmp_path / "two", tiny, "bc", score)
+    assert source.dropped == {}
+
+
 def test_an_error_takes_no_look(tiny: Protocol, tmp_path: Path):
     store = Store(tmp_path)
     runs = [Run(protocol=tiny, optimizer=name, reference=name, hyperparameters={"lr": 0.1}, seed=seed)
@@ -118,9 +133,20 @@ def test_a_race_is_stored_and_too_short_a_one_refused(tmp_path: Path, tiny: Prot
     source, _ = race(tmp_path, tiny, "abcd", apart)
     write_race(tmp_path, tiny.hash, source.race())
     assert read_race(tmp_path, tiny.hash) == source.race() and source.race().alpha == ALPHA
-    assert read_race(tmp_path, "none") is None
+    assert read_race(tmp_path, "0" * 12) is None
     with pytest.raises(UsageError, match="--race over 3 seeds: allowed are 4 or more"):
         looks_within(3)
+
+
+def test_a_race_forgets_nobody_else(tmp_path: Path, tiny: Protocol):
+    """A race of c and b alone, in which c runs on, says nothing of d; a file that is none is written anew."""
+    (tmp_path / "races").mkdir()
+    (tmp_path / "races" / f"{tiny.hash}.json").write_text("{")
+    first = Race(looks=(3,), alpha=ALPHA, optimizers=("a", "c", "d"), seeds=SEEDS, dropped={"c": 3, "d": 3})
+    write_race(tmp_path, tiny.hash, first)
+    write_race(tmp_path, tiny.hash, first.model_copy(update={"optimizers": ("b", "c"), "dropped": {"b": 3}}))
+    stored = read_race(tmp_path, tiny.hash)
+    assert stored is not None and stored.dropped == {"d": 3, "b": 3} and stored.optimizers == ("b", "c")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Records on disk: what is written comes back, a broken file is named, a write is never half done."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import BadRecordError, UsageError
+from bench.errors import BadRecordError, StorageError, UsageError
 from bench.plan import Run, slug
 from bench.protocol import PROTOCOLS, Protocol
-from bench.record import CurvePoint, Outcome, ProtocolName, RunRecord, Seconds, read_record
+from bench.record import CurvePoint, Outcome, ProtocolName, RunRecord, Seconds, read_record, record_text
 from bench.store import Store, study_name, write_atomic
 
 
@@ -85,11 +86,11 @@ def test_unreadable_records_are_named_and_the_others_kept(tmp_path: Path):
 @pytest.mark.parametrize("newer", [{}, {"a_key_of_tomorrow": 1}, {"outcome": "better than ok"}])
 def test_a_record_of_a_newer_schema_is_refused_by_its_version(newer: dict):
     content = json.loads(make_record("sgd-s0-abc").model_dump_json()) | newer | {"schema_version": 7}
-    with pytest.raises(BadRecordError, match=r"^here: schema version 7 is newer .* up to 1; update bench$"):
+    with pytest.raises(BadRecordError, match=r"^here: schema version 7 is newer .* up to 2; update bench$"):
         read_record(json.dumps(content), "here")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode),
                  st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
                               lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3),
@@ -97,6 +98,148 @@ def test_a_record_of_a_newer_schema_is_refused_by_its_version(newer: dict):
 def test_any_bytes_are_a_record_or_a_bad_record(content: bytes):
     with pytest.raises(BadRecordError, match=r"^somewhere: "):
         read_record(content, "somewhere")
+
+
+WHOLE = record_text(make_record(metrics={"avg_r1": 1.25}, loss=0.5)).encode()
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.data())
+def test_a_record_that_was_changed_anywhere_is_a_bad_record(data: st.DataObject):
+    """Cut off, flipped in any bit, or with bytes put in: never read as something else, never another exception."""
+    place = data.draw(st.integers(0, len(WHOLE) - 1))
+    changed = data.draw(st.one_of(
+        st.just(WHOLE[:place]),
+        st.integers(0, 7).map(lambda bit: WHOLE[:place] + bytes([WHOLE[place] ^ 1 << bit]) + WHOLE[place + 1 :]),
+        st.binary(min_size=1, max_size=9).map(lambda some: WHOLE[:place] + some + WHOLE[place:]),
+    ))  # fmt: skip
+    if changed == WHOLE:
+        return
+    with pytest.raises(BadRecordError, match=r"^somewhere: "):
+        read_record(changed, "somewhere")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*RunRecord.model_fields]), st.none() | st.booleans() | st.integers()
+                       | st.text(max_size=4) | st.lists(st.integers(), max_size=2), max_size=4))  # fmt: skip
+def test_a_record_of_the_first_schema_is_brought_up_to_date_or_named(changes: dict):
+    """Version 1 has neither the curve's digest nor a digest of its own."""
+    content = json.loads(make_record().model_dump_json(exclude={"curve_sha256", "device_use"}))
+    text = json.dumps(content | {"schema_version": 1})
+    assert read_record(text, "here") == make_record()
+    with contextlib.suppress(BadRecordError):
+        assert read_record(json.dumps(content | changes | {"schema_version": 1}), "here").schema_version == 2
+
+
+def test_a_curve_that_is_not_its_records_is_named(tmp_path: Path):
+    store = Store(tmp_path)
+    store.start_curve("sgd-s0-abc", [make_point(1)])
+    store.append_curve("sgd-s0-abc", make_point(2))
+    store.write_record(make_record())
+    record = store.read_record("sgd-s0-abc")
+    assert record is not None and len(store.read_curve(record.run_id, record.curve_sha256)) == 2
+    path = tmp_path / "runs" / record.run_id / "curve.jsonl"
+    path.write_text(path.read_text().replace('"loss":1.0', '"loss":2.0', 1))
+    assert len(store.read_curve(record.run_id)) == 2
+    with pytest.raises(BadRecordError, match=r"curve\.jsonl: not what its record says it is"):
+        store.read_curve(record.run_id, record.curve_sha256)
+
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from bench.store import Store
+with Store(Path(sys.argv[1])).claim("r") as mine:
+    print(mine, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_has_one_writer_whose_lock_goes_with_it(tmp_path: Path):
+    store = Store(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "True\n"
+    assert store.is_claimed("r") and not store.is_claimed("other")
+    with store.claim("r") as mine, store.claim("other") as free:
+        assert (mine, free) == (False, True)
+    process.kill()
+    process.communicate()
+    assert not store.is_claimed("r")
+    (tmp_path / "runs" / "r" / ".run.json.abc.tmp").write_text("half a rec")
+    with store.claim("r") as mine:
+        assert mine and [path.name for path in (tmp_path / "runs" / "r").iterdir()] == [".lock"]
+
+
+def test_records_are_set_aside_under_names_of_their_own(tmp_path: Path):
+    store = Store(tmp_path)
+    assert store.set_aside("sgd-s0-abc") is None
+    for number in (1, 2):
+        store.write_record(make_record(loss=float(number)))
+        path = store.set_aside("sgd-s0-abc")
+        assert path is not None and path.name == f"run.set-aside-{number}.json"
+        assert read_record(path.read_bytes(), "x").loss == number
+    assert store.records() == ([], [])
+
+
+def test_a_record_set_aside_never_replaces_another(tmp_path: Path):
+    store, folder = Store(tmp_path), tmp_path / "runs" / "sgd-s0-abc"
+    for _ in range(2):
+        store.write_record(make_record())
+        store.set_aside("sgd-s0-abc")
+    (folder / "run.set-aside-1.json").unlink()
+    (folder / "run.set-aside-2.json").write_text("the second")
+    for _ in range(2):
+        store.write_record(make_record())
+        store.set_aside("sgd-s0-abc")
+    assert (folder / "run.set-aside-2.json").read_text() == "the second"
+    assert len(list(folder.glob("run.set-aside-*.json"))) == 3
+
+
+def refused(*_: object, **__: object) -> None:
+    raise OSError(37, "No locks available")
+
+
+@pytest.mark.parametrize("call", ["fcntl.flock", "pathlib.Path.rename", "pathlib.Path.unlink"])
+def test_what_the_disk_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str):
+    store = Store(tmp_path)
+    store.write_record(make_record())
+    (tmp_path / "runs" / "sgd-s0-abc" / ".x.tmp").touch()
+    monkeypatch.setattr(call, refused)
+    with pytest.raises(StorageError, match="No locks available; everything"), store.claim("sgd-s0-abc"):
+        store.set_aside("sgd-s0-abc")
+
+
+def test_a_record_or_curve_that_cannot_be_read_is_named(tmp_path: Path):
+    for name in ("run.json", "curve.jsonl"):
+        (tmp_path / "runs" / "r" / name).mkdir(parents=True)
+    with pytest.raises(BadRecordError, match=r"run\.json: Is a directory"):
+        Store(tmp_path).read_record("r")
+    with pytest.raises(BadRecordError, match=r"curve\.jsonl: Is a directory"):
+        Store(tmp_path).read_curve("r")
+
+
+def test_a_curve_is_on_the_disk_before_the_record_that_vouches_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, synced, sync = Store(tmp_path), [], os.fsync
+
+    def note(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        sync(file)
+
+    store.start_curve("sgd-s0-abc")
+    store.append_curve("sgd-s0-abc", make_point(1))
+    monkeypatch.setattr(os, "fsync", note)
+    store.write_record(make_record())
+    assert [name.strip(".").partition(".")[0] for name in synced] == ["curve", "run", "sgd-s0-abc"]
+
+
+def test_old_leftovers_of_crashed_writers_are_removed(tmp_path: Path):
+    old, new = tmp_path / "protocols" / ".a.json.1.tmp", tmp_path / ".last_used.2.tmp"
+    old.parent.mkdir()
+    for path in (old, new):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    Store(tmp_path).remove_leftovers()
+    assert not old.exists() and new.exists()
 
 
 def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -107,7 +250,7 @@ def test_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"a\.json: No space left on device; everything stored before is whole"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -8,11 +8,11 @@ import torch
 from bench import trainer
 from bench.datasets.documents import expected_log_same_class
 from bench.diagnostics import UpdateWatch
+from bench.execution import execute
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol, changed
 from bench.record import CurvePoint, Outcome, RunRecord
 from bench.registry import entry
-from bench.trainer import execute
 
 CPU = torch.device("cpu")
 

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from bench.checkpoint import Keeper
 from bench.errors import UsageError
+from bench.execution import execute
 from bench.plan import Run
 from bench.protocol import Protocol, changed
 from bench.record import CurvePoint, Outcome, RunRecord
 from bench.registry import entry, require_precision, select
-from bench.trainer import Trainer, execute
+from bench.trainer import Trainer
 
 CPU = torch.device("cpu")
 PLUGIN = """
@@ -238,7 +240,7 @@ def test_sophia_computes_its_hessian_in_the_step(tiny: Protocol):
     pytest.importorskip("pytorch_optimizer")
     run = run_of(changed(tiny, {"epochs": 4}, "test"), "sophia")
     trainer = Trainer(run, CPU)
-    losses = [point.loss for point in trainer.epochs()]
+    losses = [point.loss for point in trainer.epochs(Keeper())]
     assert losses[-1] < losses[0]
     moments = [state["hessian_moment"] for state in trainer.optimizer.state.values()]
     assert len(moments) > 50 and any((moment != 0).any() for moment in moments)
@@ -272,7 +274,7 @@ def step(self):
     run = run_of(tiny, reference)
     trainer = Trainer(run, CPU)
     losses = []
-    for point in trainer.epochs():
+    for point in trainer.epochs(Keeper()):
         losses.append(point.loss)
         assert all((p == 0).all() for p in trainer.model.parameters())
     assert log_of(reference) == ["train", *["step"] * 4, "eval"] * 2
@@ -284,7 +286,7 @@ def test_schedule_free_is_evaluated_at_its_averaged_weights(tiny: Protocol):
     trainer = Trainer(run_of(changed(tiny, {"epochs": 3}, "test"), "schedule_free_adamw"), CPU)
     beta = 0.9
     losses = []
-    for point in trainer.epochs():
+    for point in trainer.epochs(Keeper()):
         losses.append(point.loss)
         averaged = [p.detach().clone() for p in trainer.model.parameters()]
         assert trainer.optimizer.param_groups[0]["train_mode"] is False

@@ -72,15 +72,13 @@ def plan_candidate(
                 if reference or _is_there(name, allow_removed)]  # fmt: skip
     if not selected:
         raise UsageError("none of the baseline's optimizers is in the registry any more")
-    placement = placed(device=device, data_dir=data_dir, workers=workers, command=command)
+    placement = placed(device=device, data_dir=data_dir, workers=workers, command=command, retry_failed=True,
+                       repeat=fresh)  # fmt: skip
     part = baseline.only(list(references))
     digest = code_digest(placement.device, placement.threads)
     folder = results / f"check-{slug(baseline.protocol.name)}-{digest}"
     basis = Basis(protocol=baseline.protocol, selected=selected, folder=folder, placement=placement)
-    plan = make_plan(basis, sorted({run.seed for run in part.runs}), retry_failed=True)
-    if fresh:
-        slots = min(placement.workers, len(plan.runs))
-        plan = replace(plan, missing=plan.runs, placement=replace(placement, workers=slots))
+    plan = make_plan(basis, sorted({run.seed for run in part.runs}))
     return Candidate(plan=plan, baseline=part, notes=tuple(notes))
 
 

@@ -36,6 +36,7 @@ def update_command(study: str | None, output: Path, optimizers: Sequence[str], r
     from bench.check.update import size, update_lines
     from bench.commands.studies import named_study
     from bench.errors import BadRecordError, UsageError
+    from bench.terminal import say
 
     names = [part.strip() for text in optimizers for part in text.split(",") if part.strip()]
     new = snapshot(named_study(study or str(latest_study(results)), results), names)
@@ -43,11 +44,11 @@ def update_command(study: str | None, output: Path, optimizers: Sequence[str], r
     try:
         old = read_baseline(output) if output.exists() else None
     except NoBaselineError as error:
-        click.echo(f"warning: the old file is replaced unread: {error}", err=True)
+        say(f"warning: the old file is replaced unread: {error}", err=True)
     except BadRecordError as error:
         raise UsageError(f"--output: this file is no baseline, so it is left as it is: {error}") from None
     if not write_baseline(new, output):
         click.echo(f"nothing to do: {output} holds these runs already", err=True)
         sys.exit(EXIT_NOTHING_TO_DO)
-    click.echo("\n".join(update_lines(old, new)))
-    click.echo(f"{output}: {size(new)}, protocol {new.protocol.name} ({new.protocol_hash})")
+    say("\n".join(update_lines(old, new)))
+    say(f"{output}: {size(new)}, protocol {new.protocol.name} ({new.protocol_hash})")

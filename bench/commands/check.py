@@ -230,6 +230,7 @@ def _run(
     from bench.display import display
     from bench.paths import without_folders
     from bench.runner import carry_out
+    from bench.terminal import say
 
     candidate = plan_candidate(
         before, names, results=results, allow_removed=allow_removed, data_dir=data_dir, device=device,
@@ -237,8 +238,8 @@ def _run(
     )  # fmt: skip
     plan = candidate.plan
     there = len(plan.runs) - len(plan.missing)
-    click.echo(f"protocol {plan.protocol.name} ({plan.protocol.hash}), as the baseline's: {len(plan.runs)} runs, "
-               f"{there} done by this same code; records in {plan.store.path}", err=True)  # fmt: skip
+    say(f"protocol {plan.protocol.name} ({plan.protocol.hash}), as the baseline's: {len(plan.runs)} runs, "
+        f"{there} done by this same code; records in {plan.store.path}", err=True)  # fmt: skip
     with display(plan, progress_console()) as watcher:
         loaded = carry_out(plan, watcher)
     return candidate.baseline, snapshot(candidate.of(loaded)), str(plan.store.path), list(candidate.notes)
@@ -255,6 +256,7 @@ def _write(
     from bench.check.drift import drifts
     from bench.check.junit import junit as as_junit
     from bench.store import write_atomic
+    from bench.terminal import say
 
     on_github = os.environ.get("GITHUB_ACTIONS") == "true" if github is None else github
     if as_json:
@@ -271,19 +273,18 @@ def _write(
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         tools.append_history(history, tools.history_line(after, found, finished))
         for line in drifts(history):
-            click.echo(f"drift: {line}", err=True)
+            say(f"drift: {line}", err=True)
 
 
 def _print(found: CheckResult, *, guarded: bool) -> None:
     """The text; `guarded`, so that GitHub takes no name at the start of a line for a command."""
-    from rich.console import Console
-
     from bench.check.github import fence
     from bench.check.text import view
+    from bench.terminal import screen
 
     start, end = fence() if guarded else ("", "")
     click.echo(start, nl=guarded)
-    Console().print(view(found))
+    screen().print(view(found))
     click.echo(end, nl=guarded)
 
 

@@ -24,13 +24,12 @@ def compare_command(a: str, b: str, results: Path, alpha: float, as_json: bool) 
     different protocols only the orders of the optimizers are compared. --json prints a, b, differences (of the
     protocol), shared_seeds, entries (level, outcomes, changes, time_ratio, …), only_a, only_b, environment, orders.
     """
-    from rich.console import Console
-
     from bench.comparison import compare_studies
     from bench.comparison_text import view
+    from bench.terminal import screen
 
     found = compare_studies(named_study(a, results), named_study(b, results), alpha=alpha)
     if as_json:
         print_json(found.to_json())
     else:
-        Console().print(view(found))
+        screen().print(view(found))

@@ -23,16 +23,15 @@ def doctor_command(reference: str, overrides: Sequence[str], as_json: bool, **op
 
     REFERENCE is a name of the catalog, module:Class or file.py:Class. Exit code 1 if a contract is broken.
     """
-    from rich.console import Console
-
     from bench.doctor.report import examine
     from bench.doctor.view import view
+    from bench.terminal import screen
 
     settings = dict(parse_setting(text) for text in overrides)
     report = examine(reference, overrides=settings, progress=lambda text: click.echo(text, err=True), **options)
     if as_json:
         click.echo(report.as_json())
     else:
-        Console().print(view(report))
+        screen().print(view(report))
     if report.broken:
         sys.exit(EXIT_FAILED)

@@ -22,7 +22,10 @@ def export_command(study: str | None, results: Path, protocol_hash: str | None, 
     from bench.search.export import export
     from bench.store import study_name
     from bench.study import load_study
+    from bench.terminal import say
 
     loaded, _ = load_study(results / study_name(study) if study else latest_study(results), protocol_hash)
+    if loaded.bad:
+        say(f"warning: {len(loaded.bad)} unreadable, left out; first: {loaded.bad[0]}", err=True)
     for name, count in export(loaded, storage):
-        click.echo(f"{name}: {count} trials")
+        say(f"{name}: {count} trials")

@@ -22,8 +22,8 @@ def list_command(kind: str | None, results: Path, as_json: bool) -> None:
     if as_json:
         print_json(content[kind] if kind else content)
         return
-    from rich.console import Console
+    from bench.terminal import screen
 
-    console = Console()
+    console = screen()
     for name, rows in content.items():
         console.print(listing.table(name, rows), "")

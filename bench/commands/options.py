@@ -38,10 +38,29 @@ _WHERE_AND_HOW = (
     RESULTS,
     click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]"),
     DATA_DIR,
-    click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]"),
-    click.option("--workers", type=int, help="Processes.  [default: one a core, or one on a GPU]"),
+    click.option("--device", help="cpu, cuda (all GPUs) or cuda:N.  [default: cuda where present]"),
+    click.option("--engine", help="local, or ray: a cluster of several machines.  [default: local]"),
+    click.option("--address", help="Of the Ray cluster.  [default: RAY_ADDRESS, else this machine]"),
+    click.option("--workers", type=int, help="Processes.  [default: one a core, one a GPU, or all of the cluster]"),
     click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]"),
     click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory."),
+    click.option("--time-limit", type=float, metavar="SECONDS", help="Give a run up after so long.  [default: none]"),
+    click.option(
+        "--checkpoint-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="Keep a run's state at the first epoch's end after so long; 0: at each.  [default: 60]",
+    ),
+    click.option(
+        "--checkpoint-steps", type=int, metavar="STEPS", help="Keep it every so many steps too.  [default: never]"
+    ),
+    click.option(
+        "--tracker",
+        "tracker_names",
+        multiple=True,
+        metavar="NAME[=TARGET]",
+        help="Show runs in tensorboard, wandb, trackio, mlflow, module:Class or file.py:Class too; repeatable.",
+    ),
 )
 
 
@@ -101,9 +120,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def progress_console() -> Any:
     """Where progress goes: standard error."""
-    from rich.console import Console
+    from bench.terminal import screen
 
-    return Console(stderr=True)
+    return screen(stderr=True)
 
 
 def print_json(content: Any) -> None:

@@ -37,8 +37,7 @@ def power_command(source: str, results: Path, as_json: bool, **question: Any) ->
     if as_json:
         print_json(plan.to_json())
         return
-    from rich.console import Console
-
     from bench.seed_planning_text import view
+    from bench.terminal import screen
 
-    Console().print(view(plan))
+    screen().print(view(plan))

@@ -42,11 +42,10 @@ def rank_command(table: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    from rich.console import Console
-
     from bench import verdict_text
+    from bench.terminal import screen
 
-    Console().print(verdict_text.table(found, verdict_text.sentences(found)))
+    screen().print(verdict_text.table(found, verdict_text.sentences(found)))
 
 
 @click.command("score")
@@ -64,6 +63,6 @@ def score_command(times: Path, r_max: float, as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
         return
-    from rich.console import Console
+    from bench.terminal import screen
 
-    Console().print(table(found))
+    screen().print(table(found))

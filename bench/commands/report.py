@@ -36,6 +36,7 @@ def report_command(
     from bench.reporting.report import write_report
     from bench.store import study_name
     from bench.study import load_study
+    from bench.terminal import say
 
     memory, seconds = max_memory and parse_memory(max_memory), max_time and parse_time(max_time)
     limits = Limits(memory=memory or None, seconds=seconds or None) if memory or seconds else None
@@ -48,6 +49,6 @@ def report_command(
         click.echo(report.markdown)
         click.echo(report.html)
     for line in report.unreadable:
-        click.echo(f"error: {' '.join(line.split())}; left out", err=True)
+        say(f"error: {' '.join(line.split())}; left out", err=True)
     if report.unreadable:
         sys.exit(EXIT_USAGE)

@@ -19,11 +19,12 @@ from bench.commands.options import (
     OVERRIDES,
     optimizers_option,
     parse_overrides,
-    progress_console,
     study_options,
 )
+from bench.commands.watching import watching
 
 if TYPE_CHECKING:
+    from bench.protocol import Protocol
     from bench.runner import Plan
     from bench.study import Study
 
@@ -50,32 +51,36 @@ def run_command(
     as_json: bool,
     dry_run: bool,
     race: bool,
+    tracker_names: Sequence[str],
     **options: Any,
 ) -> None:
     """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
-    from bench.display import display
     from bench.errors import UsageError
     from bench.paths import without_folders
     from bench.protocol import default_protocol
     from bench.runner import carry_out, prepare
+    from bench.trackers.selection import trackers
 
     reason = "given"
     if options["protocol"] is None:
         options["protocol"], reason = default_protocol()
     options["overrides"] = parse_overrides(overrides)
     command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
-    if options["rates"] == "search" and not dry_run:
-        _search(optimizers, overrides, results=results, **options)
+    if options["rates"] == "search":
+        if dry_run:
+            raise UsageError("--dry-run --lr search: the runs follow from the search's results; allowed is --lr tuned")
+        _require_seeds(options["protocol"], options["seeds"], race)
+        shared = {key: value for key, value in options.items() if key not in ("rates", "seeds", "overrides")}
+        _search(optimizers, overrides, results=results, tracker_names=tracker_names, **shared)
         options["rates"] = "tuned"
-    elif options["rates"] == "search":
-        raise UsageError("--dry-run --lr search: the runs follow from the search's results; allowed is --lr tuned")
     plan = prepare(list(optimizers), results=results, command=command, **options)
+    tracking = trackers(tracker_names, plan.store.path)
     _announce(plan, reason)
     if dry_run:
         rows = [{"run_id": run.run_id, "optimizer": run.optimizer, "seed": run.seed} for run in plan.missing]
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
         return
-    with display(plan, progress_console()) as watcher:
+    with watching(plan, plan.store.path, tracking) as watcher:
         study = carry_out(plan, watcher, race=race)
     asked = {(run.optimizer, run.configuration) for run in plan.runs}
     _show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
@@ -89,13 +94,24 @@ def run_command(
         sys.exit(EXIT_NOTHING_TO_DO)
 
 
+def _require_seeds(protocol: Protocol | str, seeds: str | None, race: bool) -> None:
+    """Raise `UsageError` for what would be found wrong only after the whole search."""
+    from bench.protocol import load_protocol
+    from bench.racing import looks_within
+    from bench.runner import parse_seeds
+
+    rules = load_protocol(protocol) if isinstance(protocol, str) else protocol
+    found = parse_seeds(str(rules.seeds if seeds is None else seeds))
+    if race:
+        looks_within(len(found))
+
+
 def _search(optimizers: Sequence[str], overrides: Sequence[str], **options: Any) -> None:
     """The search of `bench tune` with its defaults, or what is missing of it."""
     from bench.commands.tune import carry_out_search
     from bench.search.tuning import Request
 
-    shared = {key: value for key, value in options.items() if key not in ("rates", "seeds", "overrides")}
-    carry_out_search(Request(), optimizers, overrides, **shared)
+    carry_out_search(Request(), optimizers, overrides, **options)
 
 
 def _announce(plan: Plan, reason: str) -> None:
@@ -107,8 +123,8 @@ def _announce(plan: Plan, reason: str) -> None:
                else f"protocol {protocol.name} ({protocol.hash}){title}", err=True)  # fmt: skip
     click.echo(
         f"{len(optimizers)} optimizers × {len(plan.runs) // len(optimizers)} seeds × {protocol.epochs} epochs = "
-        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.placement.workers} workers of "
-        f"{plan.placement.threads} threads on {plan.placement.device}; records in {plan.store.path}",
+        f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.placement}; "
+        f"records in {plan.store.path}",
         err=True,
     )
     for line in plan.warnings:
@@ -120,8 +136,7 @@ def _show(study: Study, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))
         return
-    from rich.console import Console
-
     from bench.reporting.result_table import terminal_summary
+    from bench.terminal import screen
 
-    Console().print(terminal_summary(study))
+    screen().print(terminal_summary(study))

@@ -38,13 +38,13 @@ def speed_optimizers_command(
 ) -> None:  # fmt: skip
     """Time a step of every entry on a network's real parameters, against fused AdamW and its plain form."""
     import torch
-    from rich.console import Console
 
     from bench import speed
     from bench.environment import usable_cores
+    from bench.placement import usable_device
     from bench.protocol import load_protocol
     from bench.registry import select
-    from bench.runner import usable_device
+    from bench.terminal import screen
 
     torch.set_num_threads(threads or usable_cores())
     chosen, place = load_protocol(protocol), torch.device(usable_device(device))
@@ -58,4 +58,4 @@ def speed_optimizers_command(
     if as_json:
         print_json(speeds.as_json())
     else:
-        Console().print(speed.table(speeds))
+        screen().print(speed.table(speeds))

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 if TYPE_CHECKING:
     from bench.study import Study
 
@@ -21,6 +19,7 @@ def named_study(text: str, results: Path) -> Study:
     from bench.errors import UsageError
     from bench.store import study_name
     from bench.study import load_study
+    from bench.terminal import say
 
     place, protocol_hash = text, None
     if found := re.fullmatch(r"(.+)@([0-9a-f]{12})", text):
@@ -30,7 +29,7 @@ def named_study(text: str, results: Path) -> Study:
         folder = results / study_name(place)
     study, _ = load_study(folder, protocol_hash)
     if study.bad:
-        click.echo(f"warning: {folder}: {len(study.bad)} unreadable, left out; first: {study.bad[0]}", err=True)
+        say(f"warning: {folder}: {len(study.bad)} unreadable, left out; first: {study.bad[0]}", err=True)
     if not study.records:
         raise UsageError(f"study {folder}: of protocol {study.protocol.hash} it holds nothing but a search, which "
                          "ranks nothing; `bench run` adds runs")  # fmt: skip

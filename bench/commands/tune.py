@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 
 from bench.commands.options import (
     AS_JSON,
+    EXIT_FAILED,
     OVERRIDES,
     optimizers_option,
     parse_overrides,
@@ -18,6 +20,7 @@ from bench.commands.options import (
     progress_console,
     study_options,
 )
+from bench.commands.watching import watching
 
 if TYPE_CHECKING:
     from bench.search.plan import SearchPlan
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 @AS_JSON
 def tune_command(
     optimizers: Sequence[str], overrides: Sequence[str], trials: int, tuning_seeds: int, sampler: Any, names: str,
-    rung_epochs: int | None, results: Path, as_json: bool, retry_failed: bool, **options: Any,
+    rung_epochs: int | None, results: Path, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Search every optimizer's learning rate with the same points and the same budget.
 
@@ -54,43 +57,58 @@ def tune_command(
     """
     from bench.search.tuning import Request
 
-    request = Request(trials=trials, seeds=tuning_seeds, sampler=sampler, names=tuple(names.split(",")),
-                      rung_epochs=rung_epochs)  # fmt: skip
-    plans = carry_out_search(request, optimizers, overrides, results=results, retry_failed=retry_failed, **options)
+    searched = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
+    request = Request(trials=trials, seeds=tuning_seeds, sampler=sampler, names=searched, rung_epochs=rung_epochs)
+    plans, failed = carry_out_search(request, optimizers, overrides, results=results, **options)
     if as_json:
         print_json([json.loads(plan.model_dump_json()) for plan in plans])
-        return
-    from rich.console import Console
+    else:
+        from bench.search.view import table
+        from bench.terminal import screen
 
-    from bench.search.view import table
-
-    Console().print(table(plans))
+        screen().print(table(plans))
+    if failed:
+        click.echo(f"{failed} runs failed; their records say why; --retry-failed runs them again", err=True)
+        sys.exit(EXIT_FAILED)
 
 
 def carry_out_search(
-    request: Request, optimizers: Sequence[str], overrides: Sequence[str], *, retry_failed: bool, **options: Any
-) -> list[SearchPlan]:
-    """Search what the options ask for, with the live view; returns the searches with their outcome."""
+    request: Request,
+    optimizers: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    tracker_names: Sequence[str],
+    **options: Any,
+) -> tuple[list[SearchPlan], int]:
+    """Search what the options ask for, with the live view; returns the searches with their outcome, and how many of
+    their runs failed."""
     import shlex
-    import sys
 
-    from bench.display import display
     from bench.paths import without_folders
+    from bench.protocol import default_protocol
     from bench.runner import basis
-    from bench.search.tuning import search_plans, source, tune
+    from bench.search.tuning import replaced, search_plans, source, tune
     from bench.search.view import BestSoFar
+    from bench.terminal import say
+    from bench.trackers.selection import trackers
 
+    reason = ""
+    if options["protocol"] is None:
+        options["protocol"], why = default_protocol()
+        reason = f"; chosen because {why}"
     command = without_folders(shlex.join(["bench", *sys.argv[1:]]))
     found = basis(list(optimizers), overrides=parse_overrides(overrides), command=command, **options)
+    tracking = trackers(tracker_names, found.folder)
     plans = search_plans(request, found)
     console = progress_console()
-    runs = source(plans, found, BestSoFar(console, found.protocol.primary_metric), retry_failed=retry_failed)
-    place = found.placement
+    runs = source(plans, found, BestSoFar(console, found.protocol.primary_metric))
     click.echo(
-        f"protocol {found.protocol.name} ({found.protocol.hash}): {len(plans)} optimizers × {request.trials} trials × "
-        f"{request.seeds} tuning seeds, {len(runs.missing)} runs to do; {place.workers} workers of {place.threads} "
-        f"threads on {place.device}; records in {found.folder}",
+        f"protocol {found.protocol.name} ({found.protocol.hash}){reason}: {len(plans)} optimizers × "
+        f"{plans[0].request}, {len(runs.missing)} runs to do; {found.placement}; "
+        f"records in {found.folder}",
         err=True,
     )
-    with display(runs, console, each_run=False) as watcher:
-        return tune(runs, found, watcher)
+    if said := replaced(plans, found):
+        say(f"note: {said}", err=True)
+    with watching(runs, found.folder, tracking, each_run=False) as watcher:
+        return tune(runs, found, watcher), runs.failed

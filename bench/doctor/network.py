@@ -127,8 +127,9 @@ def train(
 
     handles = [_after_first_evaluation(trainer, note), trainer.optimizer.register_step_post_hook(count)]
     try:
-        for epoch in range(1, steps + 1):
-            trainer.train_epoch(epoch)
+        while True:
+            trainer.train(trainer.steps_per_epoch)
+            trainer.end_epoch()
     except _Enough:
         pass
     finally:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bench.errors import BadRecordError, UsageError
-from bench.racing import read_race
+from bench.races import read_race
 from bench.ranking import OWN_FAILURES, StudyScores, rank_scores, study_scores
 from bench.record import Outcome, RunRecord
 from bench.score_table import LARGEST

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,10 +11,11 @@ from bench.ranking import StudyScores
 from bench.reporting import limits as under_limits
 from bench.reporting import provenance, time_tables, tuning_tables, verdict_tables
 from bench.reporting.analysis import Analysis
-from bench.reporting.document import Block, Bullets, Document, Paragraph, Picture, Section
-from bench.reporting.findings import counted, findings
+from bench.reporting.document import Block, Bullets, Document, Paragraph, Picture, Section, Table
+from bench.reporting.findings import at_edge, counted, findings, tuned_plans
 from bench.reporting.limits import Limits
 from bench.reporting.result_table import directions, result
+from bench.search.plan import different
 from bench.statistics.power import ALPHA
 from bench.summary import bounds_lines, claim_lines
 from bench.verdict_text import sentences
@@ -47,7 +49,25 @@ def document(
         provenance.source(study),
         provenance.reproduction(study, analysis.rows),
     ]  # fmt: skip
-    return Document(study.name, tuple(_answer(analysis)), tuple(sections))
+    flagged = at_edge(study, analysis.rows)
+    return Document(study.name, tuple(_answer(analysis)), tuple(_flagged(section, flagged) for section in sections))
+
+
+def _flagged(section: Section, names: Sequence[str]) -> Section:
+    """The section with a note under every table that shows one of `names`, whose tuned rate lies at an edge."""
+    blocks = (_with_note(block, names) if isinstance(block, Table) else block for block in section.blocks)
+    return replace(section, blocks=tuple(blocks))
+
+
+def _with_note(table: Table, names: Sequence[str]) -> Table:
+    shown = [name for name in names if any(cell.text == name for row in table.rows for cell in row)]
+    if not shown or tuning_tables.EDGE_NOTE in table.note:
+        return table
+    return replace(table, note=f"{table.note} {_edge_text(shown)}".strip())
+
+
+def _edge_text(names: Sequence[str]) -> str:
+    return f"Tuned rate at an edge of the range searched, unresolved: {', '.join(names)}; a better one may lie beyond."
 
 
 def _some(pictures: Pictures, *stems: str) -> list[Block]:
@@ -57,13 +77,25 @@ def _some(pictures: Pictures, *stems: str) -> list[Block]:
 def _answer(analysis: Analysis) -> list[Block]:
     p = analysis.study.protocol
     runs = counted(len(analysis.study.records), "run")
-    scope = f"protocol {p.name}, {counted(len(analysis.rows), 'optimizer')}, {runs}"
-    aside = [*_stopped(analysis), *_unranked(analysis)]
+    scope = f"protocol {p.name}, {counted(len(analysis.rows), 'optimizer')}, {runs}{_tuned_by(analysis)}"
+    edges = at_edge(analysis.study, analysis.rows)
+    aside = [*([_edge_text(edges)] if edges else []), *_stopped(analysis), *_unranked(analysis)]
     if analysis.verdict is None:
         first = Paragraph(f"Nothing to compare ({scope}): {_nothing(analysis.scores)}.")
         return [first, *map(Paragraph, aside)]
     said = [*sentences(analysis.verdict, analysis.points), *aside]
     return [Paragraph(f"What these runs support ({scope}):"), Bullets(tuple(said))]
+
+
+def _tuned_by(analysis: Analysis) -> str:
+    """The searches whose settings the runs have: who searches more has an advantage. Nothing of default settings."""
+    plans = tuned_plans(analysis.study, analysis.rows)
+    if not plans:
+        return ""
+    found = list(plans.values())
+    others = [row.optimizer for row in analysis.rows if row.optimizer not in plans]
+    rest = f"; {', '.join(others)} as by default" if others else ""
+    return f"; tuned by {different(found) or f'{found[0].request} each'}{rest}"
 
 
 def _nothing(scores: StudyScores) -> str:
@@ -108,8 +140,8 @@ def _tuning(analysis: Analysis, pictures: Pictures) -> list[Section]:
     results = list(analysis.searches.values())
     if not results:
         return []
-    compared = tuning_tables.tuned_table(analysis.rates, analysis.searches) if analysis.rates else None
-    grids = [compared, tuning_tables.budget_table(results), tuning_tables.sensitivity_table(results)]
+    metric, compared = analysis.metric, tuning_tables.tuned_table(analysis)
+    grids = [compared, tuning_tables.budget_table(results, metric), tuning_tables.sensitivity_table(results, metric)]
     said = Paragraph(tuning_tables.search_line(results))
     return [Section("Tuning", (said, *_some(pictures, "sensitivity", "budget", "parallel"), *filter(None, grids)))]
 

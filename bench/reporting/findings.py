@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.paths import without_folders
@@ -15,6 +16,7 @@ from bench.summary import Row, settings_text
 from bench.wording import counted, seeds_text
 
 if TYPE_CHECKING:
+    from bench.search.plan import SearchPlan
     from bench.study import Study
 
 NAMES_SHOWN = 3
@@ -32,8 +34,8 @@ _START: dict[str, Callable[[Fingerprints], str | None]] = {
 def findings(study: Study, table: Sequence[Row]) -> list[str]:
     """The lines of `worth knowing`; independent of the order of the records."""
     checks = (
-        _broken_blocks, _repeated, _no_numbers, _configurations, _uneven, _failures, _updates, _skipped, _idle,
-        _identical,
+        _broken_blocks, _repeated, _no_numbers, partial(_edges, study), _configurations, _uneven, _failures, _updates,
+        _skipped, _idle, _identical,
     )  # fmt: skip
     unreadable = sorted(f"left out, because unreadable: {printable_line(str(e), study)}" for e in study.faults)
     return [*unreadable, *(printable_line(line, study) for check in checks for line in check(table))]
@@ -108,6 +110,37 @@ def _no_numbers(table: Sequence[Row]) -> list[str]:
             names, seeds = _names(sorted({name for name, _ in odd})), seeds_text(seed for _, seed in odd)
             lines.append(f"FAULT: {row.optimizer}: {names} without a finite number in {seeds}; the means leave it out")
     return lines
+
+
+def tuned_plans(study: Study, table: Sequence[Row]) -> dict[str, SearchPlan]:
+    """The finished searches whose best settings rows have, by the rows' labels; unreadable ones are left out."""
+    if not (study.path / "searches").is_dir():
+        return {}
+    # These bring torch and optuna, which a study without a search need not wait for.
+    from bench.plan import settings_key
+    from bench.search.plan import readable_plans
+
+    plans, _ = readable_plans(study.path, study.protocol.hash)
+    found = {row.optimizer: (row.records[0], plans.get(row.records[0].optimizer)) for row in table}
+    return {
+        label: plan
+        for label, (record, plan) in found.items()
+        if plan and plan.tuned and plan.tuned.hyperparameters is not None
+        and settings_key(plan.tuned.hyperparameters) == settings_key(record.hyperparameters)
+    }  # fmt: skip
+
+
+def at_edge(study: Study, table: Sequence[Row]) -> list[str]:
+    """Labels of the rows with tuned settings whose search ended at an edge of its range."""
+    return [label for label, plan in tuned_plans(study, table).items() if plan.tuned and plan.tuned.unresolved]
+
+
+def _edges(study: Study, table: Sequence[Row]) -> list[str]:
+    """Tuned rates that may not be the best ones."""
+    return [
+        f"{name}: its tuned rate lies at an edge of the range searched, unresolved; a better one may lie beyond"
+        for name in at_edge(study, table)
+    ]
 
 
 def _configurations(table: Sequence[Row]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from bench.protocol import PROTOCOLS
 from bench.record import Environment, Failure
@@ -130,6 +130,9 @@ def _environment(e: Environment) -> str:
 def reproduction(study: Study, rows: Sequence[Row]) -> Section:
     """The commands as recorded, or the one that asks for the same runs where none was recorded."""
     counts = Counter(printable_line(r.command, study) for r in study.records if r.command)
+    searched = dict.fromkeys(
+        printable_line(r.command, study) for r in study.trials if r.command and r.protocol.hash == study.protocol.hash
+    )
     p, name = study.protocol, shlex.quote(study.name)
     if counts:
         used = [command for command, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
@@ -142,4 +145,12 @@ def reproduction(study: Study, rows: Sequence[Row]) -> Section:
         used = [f"bench run --protocol {protocol} --optimizers {names} --seeds {seeds} --study {name}"]
         first = "No command was recorded; this one asks for the same runs, with the settings listed above by -O:"
     last = f"The full protocol is protocols/{p.hash}.json in the study's folder."
-    return Section("How to reproduce", (Paragraph(first), Code((*used, f"bench report {name}")), Paragraph(last)))
+    return Section(
+        "How to reproduce",
+        (Paragraph(first), Code((*_only(searched, counts), *used, f"bench report {name}")), Paragraph(last)),
+    )
+
+
+def _only(searched: Iterable[str], ranked: Container[str]) -> list[str]:
+    """The commands of searches that are not also those of the runs that rank: they come first."""
+    return [command for command in searched if command not in ranked]

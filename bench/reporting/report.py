@@ -19,6 +19,7 @@ from bench.reporting.limits import Limits
 from bench.reporting.markdown import markdown
 from bench.reporting.spreadsheet import csv_table, csv_text
 from bench.reporting.verdict_tables import pairs
+from bench.search.results import SearchResult
 from bench.store import write_atomic
 from bench.study import Study
 
@@ -65,10 +66,22 @@ class Report:
                 }
                 for row in self.analysis.rows
             ],
+            "searches": {name: _search(result) for name, result in self.analysis.searches.items()},
             "target": None if target is None else _target(target),
             "unreadable": [printable_line(line, study) for line in self.unreadable],
             "files": sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()),
         }  # fmt: skip
+
+
+def _search(result: SearchResult) -> dict[str, Any]:
+    """What a search tried and found; scores in percent, time in seconds of the device."""
+    tuned = result.plan.tuned
+    return {
+        "settings": None if tuned is None else tuned.values, "validation": None if tuned is None else tuned.validation,
+        "unresolved": None if tuned is None else tuned.unresolved, "trials": len(result.trials),
+        "diverged_runs": int(result.diverged.sum()), "seconds": result.seconds,
+        "best_of": {str(k): score for k, score in result.best_of.items()},
+    }  # fmt: skip
 
 
 def _target(target: Target) -> dict[str, Any]:

@@ -24,12 +24,12 @@ def export(study: Study, storage: str) -> list[tuple[str, int]]:
         raise UsageError(
             f"study {study.name} holds no search of protocol {study.protocol.name}; `bench tune` makes one"
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         place = optuna.storages.get_storage(storage)
         known = {found.study_name for found in optuna.get_all_study_summaries(place)}
         return [_export(study, result, place, known) for result in results.values()]
-    except (OptunaError, SQLAlchemyError, ImportError, ValueError, OSError) as error:
+    except (OptunaError, SQLAlchemyError, ImportError, ValueError, RuntimeError, OSError) as error:
         line = " ".join(str(error).split())[:300]
         raise UsageError(f"--storage {storage!r}: {line}") from None
 
@@ -47,7 +47,7 @@ def _export(study: Study, result: SearchResult, place: optuna.storages.BaseStora
         diverged = int(result.diverged[i])
         made.add_trial(create_trial(
             state=TrialState.COMPLETE, params=dict(trial.values), distributions=dict(distributions),
-            value=float(result.validation[i].mean()),
+            value=float(result.validation[i].mean()), constraints={DIVERGED: float(diverged)},
             user_attrs={"number": trial.number, "stage": trial.stage, DIVERGED: diverged,
                         "test": float(result.test[i].mean()), "validation by seed": result.validation[i].tolist()},
         ))  # fmt: skip

@@ -24,7 +24,9 @@ class ByRates:
 def by_rates(study: Study) -> ByRates:
     """The study's ranking runs, split; a study without tuned runs is ranked as it is."""
     plans = read_plans(study.path, study.protocol.hash)
-    tuned = _matching(study, plans, lambda plan: plan.best_settings if plan.tuned else None)
+    # Default settings stand for a search without a good trial, and only beside runs with settings that one found.
+    found = _matching(study, plans, lambda plan: plan.tuned.hyperparameters if plan.tuned else None)
+    tuned = found and _matching(study, plans, lambda plan: plan.best_settings if plan.tuned else None)
     if tuned is None:
         return ByRates(ranked=study, default=None, left_out=0)
     names = {record.optimizer for record in tuned.records}

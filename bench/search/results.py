@@ -50,11 +50,12 @@ class SearchResult:
     @property
     def rung_agreement(self) -> float | None:
         """Kendall's τ between the first rung and the full schedule over the trials that had both; None below three."""
-        by_rate = {trial.values[RATE]: self.search.rung_scores.get(trial.number) for trial in self.search.rung_trials}
+        scores = self.search.rung_scores
+        rung = {settings_key(trial.values): scores.get(trial.number) for trial in self.search.rung_trials}
         pairs = [
             (short.validation, float(self.validation[i].mean()))
             for i, trial in enumerate(self.trials)
-            if (short := by_rate.get(trial.values[RATE])) is not None and short.validation is not None
+            if (short := rung.get(settings_key(trial.values))) is not None and short.validation is not None
         ]
         if len(pairs) < 3:
             return None
@@ -82,7 +83,7 @@ class SearchResult:
 
     @cached_property
     def best_of(self) -> dict[int, float]:
-        """Expected test score of the best validated of k of the shared trials, by k; mean over tuning seeds.
+        """Expected test score of the best validated of k of the shared trials, by k; scores are means over seeds.
 
         Empty for adaptive samplers and after a first rung: their trials are no independent draws.
         """
@@ -92,16 +93,17 @@ class SearchResult:
         return {k: self._best_of(k) for k in sorted({*(k for k in BUDGETS if k < n), n})}
 
     def _best_of(self, k: int) -> float:
-        n = self.shared
-        scores = best_validated(self.validation[:n], self.test[:n], k, lower_is_better=self.lower)
-        return float(scores.mean())
+        """Chosen as the search chooses, by the mean over tuning seeds."""
+        validation, test = (scores[: self.shared].mean(axis=1) for scores in (self.validation, self.test))
+        return float(best_validated(validation, test, k, lower_is_better=self.lower))
 
     @cached_property
     def bands(self) -> tuple[FloatArray, FloatArray] | None:
         """95 % bands of the median validation score of the best of k = 1, …, N random trials, each [N].
 
-        Exact where all scores differ. None below `TRIALS_FOR_BANDS`, where they say next to nothing, and for adaptive
-        samplers. Simultaneous in k (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
+        Exact for independent draws whose scores all differ; evenly spread points vary less than the bands allow for.
+        None below `TRIALS_FOR_BANDS`, where they say next to nothing, and for adaptive samplers. Simultaneous in k
+        (Lourie, Cho and He, arXiv 2311.09480), by `opda`.
         """
         n = self.shared
         if n < TRIALS_FOR_BANDS or not self._independent or self.lower:
@@ -137,19 +139,21 @@ class SearchResult:
 
 def search_results(study: Study) -> dict[str, SearchResult]:
     """The searches of the study's protocol by optimizer, in the order of their names."""
-    by_settings = {_key(r.protocol.hash, r.optimizer, r.hyperparameters, r.seed): r for r in study.trials}
+    trials = sorted(study.trials, key=lambda record: (record.finished, record.run_id))  # of equal runs the last counts
+    by_settings = {_key(record, record.protocol.hash, record.hyperparameters, record.seed): record for record in trials}
     chance = bounds(replace(study, records=study.records + study.trials), study.protocol.primary_metric)[0] or 0.0
     plans = read_plans(study.path, study.protocol.hash)
     found = {name: _result(plan, study, by_settings, chance) for name, plan in sorted(plans.items())}
     return {name: result for name, result in found.items() if result.trials}
 
 
-Key = tuple[str, str, str, int]
+Key = tuple[str, str, int, str | None, str, int]
 Records = Mapping[Key, RunRecord]
 
 
-def _key(protocol_hash: str, optimizer: str, hyperparameters: Mapping[str, Any], seed: int) -> Key:
-    return protocol_hash, optimizer, settings_key(hyperparameters), seed
+def _key(of: SearchPlan | RunRecord, protocol_hash: str, hyperparameters: Mapping[str, Any], seed: int) -> Key:
+    """What tells a run from others: never does one of an optimizer's earlier code stand for one of its present."""
+    return protocol_hash, of.optimizer, of.revision, of.source_digest, settings_key(hyperparameters), seed
 
 
 def _result(plan: SearchPlan, study: Study, records: Records, chance: float) -> SearchResult:
@@ -161,12 +165,12 @@ def _result(plan: SearchPlan, study: Study, records: Records, chance: float) -> 
             rung = trial.stage == "rung"
             rules = plan.rung_hash if rung and plan.rung_hash else plan.protocol_hash
             settings = with_values(plan.defaults, trial.values)
-            keys = [_key(rules, plan.optimizer, settings, seed) for seed in plan.seeds]
+            keys = [_key(plan, rules, settings, seed) for seed in plan.seeds]
             found = [records[key] for key in keys if key in records]
             if len(found) == len(keys):
                 runs[rung, trial.number] = found
                 search.tell(trial, trial_score(found, metric))
-    told = [t for t in search.trials if all(map(_counts, runs.get((False, t.number), (None,))))]
+    told = [t for t in search.trials if (own := runs.get((False, t.number))) and _is_known(own, metric)]
     table = [[_scores(record, metric, chance) for record in runs[False, trial.number]] for trial in told]
     scores = np.array(table).reshape(len(told), len(plan.seeds), 2)
     return SearchResult(
@@ -177,9 +181,9 @@ def _result(plan: SearchPlan, study: Study, records: Records, chance: float) -> 
     )  # fmt: skip
 
 
-def _counts(record: RunRecord | None) -> bool:
-    """Whether there is a record that says something of the settings."""
-    return record is not None and (record.outcome is Outcome.OK or record.outcome in OWN_FAILURES)
+def _is_known(runs: Sequence[RunRecord], metric: str) -> bool:
+    """Whether the runs of a trial say something of its settings."""
+    return trial_score(runs, metric).validation is not None
 
 
 def _scores(record: RunRecord, metric: str, chance: float) -> tuple[float, float]:

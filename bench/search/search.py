@@ -17,9 +17,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from bench.search.space import DECADES, RATE, Side, Space, grid_points, sobol_points
+from bench.search.plan import RATE, Sampler
+from bench.search.space import DECADES, Side, Space, grid_points, sobol_points
 
-Sampler = Literal["sobol", "grid", "tpe", "gp", "cmaes"]
 Stage = Literal["rung", "shared", "adaptive", "widened"]
 INDEPENDENT: tuple[Sampler, ...] = ("sobol", "grid")  # whose trials do not depend on results
 MAX_WIDENINGS = 2
@@ -68,7 +68,7 @@ class Search:
     _open: dict[int, optuna.trial.Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(direction="minimize" if self.lower_is_better else "maximize")
 
     def ask(self) -> list[Trial]:
@@ -136,12 +136,17 @@ class Search:
         return self.trials[-max(sound)[1]] if sound else None
 
     @property
+    def extra_trials(self) -> int:
+        """How many trials were added where the best one lay at an edge."""
+        return sum(trial.stage == "widened" for trial in self.trials)
+
+    @property
     def edge(self) -> Side | None:
         """The end of the range that the best trial is too near to: in its outermost tenth, or with no rate beyond."""
         best = self.best
         if best is None:
             return None
-        rates = [trial.values[RATE] for trial in [*self.rung_trials, *self.trials]]
+        rates = self._rates_scored()
         if (near := self.space.edge(best.values)) or len(rates) == 1:
             return near
         return "low" if best.values[RATE] == min(rates) else "high" if best.values[RATE] == max(rates) else None
@@ -153,6 +158,11 @@ class Search:
 
     def _told(self) -> list[tuple[Trial, Score]]:
         return list(zip(self.trials, self.scores, strict=False))
+
+    def _rates_scored(self) -> list[float]:
+        """The rates of which something is known: of all trials but those that failed by no fault of their own."""
+        rung = [(trial, self.rung_scores[trial.number]) for trial in self.rung_trials]
+        return [trial.values[RATE] for trial, score in [*rung, *self._told()] if score.validation is not None]
 
     def _shared_points(self) -> list[list[float]]:
         """The points that every optimizer tries; an adaptive sampler starts from half of the budget."""
@@ -167,18 +177,26 @@ class Search:
         for point in points:
             values = space.at(point)
             self._study.enqueue_trial(values)
-            made.append(self._asked(stage))
+            made.append(self._take(self._study.ask(self._distributions()), stage))
             # The number as it was enqueued: the trial's own may have gone through a logarithm.
             assert all(math.isclose(made[-1].values[name], value) for name, value in values.items())
         return made
 
     def _suggest(self) -> Trial:
-        self._study.sampler = _sampler(self.sampler, self.seed + 1_000 + len(self.trials))
-        return self._asked("adaptive")
+        """A new setting: a random one where the sampler would repeat another, whose runs would say nothing new."""
+        seed, known = self.seed + 1_000 + len(self.trials), [trial.values for trial in self.trials]
+        self._study.sampler = _sampler(self.sampler, seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a Gaussian process that fits its trials exactly
+            asked = self._study.ask(self._distributions())
+        if _values(asked) in known:
+            self._study.tell(asked, state=TrialState.FAIL)
+            self._study.sampler = optuna.samplers.RandomSampler(seed)
+            asked = self._study.ask(self._distributions())
+        return self._take(asked, "adaptive")
 
-    def _asked(self, stage: Stage) -> Trial:
-        asked = self._study.ask(self._distributions())
-        trial = Trial(number=asked.number, values={k: float(v) for k, v in asked.params.items()}, stage=stage)
+    def _take(self, asked: optuna.trial.Trial, stage: Stage) -> Trial:
+        trial = Trial(number=len(self.trials), values=_values(asked), stage=stage)
         self._open[trial.number] = asked
         self.trials.append(trial)
         return trial
@@ -198,8 +216,12 @@ class Search:
         self.scores.append(score)
 
 
+def _values(asked: optuna.trial.Trial) -> dict[str, float]:
+    return {name: float(value) for name, value in asked.params.items()}
+
+
 def _sampler(kind: Sampler, seed: int) -> BaseSampler:
-    """An adaptive sampler that draws the suggestion of one trial."""
+    """An adaptive sampler that draws the suggestion of one trial; CMA-ES learns from none but its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if kind == "tpe":

@@ -12,11 +12,11 @@ from scipy.stats import qmc
 
 from bench.errors import UsageError
 from bench.registry import Selected
+from bench.search.plan import RATE
 from bench.spec import SearchRange
 from bench.statistics.intervals import FloatArray
 from bench.suggestions import unknown
 
-RATE = "lr"
 DECADES = 4.0  # of the learning rate's range, centred on the published default
 EDGE = 0.1  # share of the range at either end in which an optimum is not trusted
 # Settings that many optimizers have, where the entry itself names no range.
@@ -70,22 +70,45 @@ def search_space(selected: Selected, names: Sequence[str]) -> Space:
     """
     if RATE not in names:
         raise UsageError(f"--search {','.join(names)}: {RATE} is always searched; name it, too")
-    rate = selected.hyperparameters[RATE]
-    if not rate > 0:
-        raise UsageError(f"optimizer {selected.spec.name}: its default lr is {rate}; a search needs one above 0")
-    half = 10 ** (DECADES / 2)
-    known = {**COMMON, **selected.spec.search, RATE: SearchRange(low=rate / half, high=rate * half)}
+    known = {**COMMON, **selected.spec.search, RATE: _rate_range(selected)}
     for name in names:
         if name not in known:
             raise UsageError(f"--search: {unknown('hyper-parameter', name, known)}")
-        if not _has(selected.hyperparameters, name):
-            raise UsageError(f"--search {name}: optimizer {selected.spec.name} has no such setting")
+        _require_range(name, known[name], selected)
     return Space({name: known[name] for name in names})
 
 
-def _has(settings: Mapping[str, Any], name: str) -> bool:
+def _rate_range(selected: Selected) -> SearchRange:
+    rate, half = selected.hyperparameters[RATE], 10 ** (DECADES / 2)
+    least, most = (10.0 ** (side * 300) for side in (-1, 1))  # with room for every widening
+    if not least < rate < most:
+        raise UsageError(f"optimizer {selected.spec.name}: its default lr is {rate}; a search needs one above 0, "
+                         f"from {least:g} to {most:g}")  # fmt: skip
+    return SearchRange(low=rate / half, high=rate * half)
+
+
+def _require_range(name: str, found: SearchRange, selected: Selected) -> None:
+    """Raise `UsageError` where an optimizer has no such setting, it is no number, or its range is none."""
+    optimizer = selected.spec.name
+    default = _value_of(selected.hyperparameters, name)
+    if default is _ABSENT:
+        raise UsageError(f"--search {name}: optimizer {optimizer} has no such setting")
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        raise UsageError(f"--search {name}: optimizer {optimizer} has {name} = {default!r}; allowed are numbers")
+    if not -math.inf < found.low < found.high < math.inf or (found.log and found.low <= 0):
+        raise UsageError(f"--search {name}: optimizer {optimizer} has the range {found.low} to {found.high}; "
+                         f"allowed are finite ones that rise{', above 0' if found.log else ''}")  # fmt: skip
+
+
+_ABSENT = object()
+
+
+def _value_of(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting's value; `_ABSENT` where there is none of that name."""
     betas = settings.get("betas")
-    return name in settings or (name in _BETAS and isinstance(betas, list) and len(betas) > _BETAS[name])
+    if name not in settings and name in _BETAS and isinstance(betas, list) and len(betas) > _BETAS[name]:
+        return betas[_BETAS[name]]
+    return settings.get(name, _ABSENT)
 
 
 def with_values(settings: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
@@ -108,7 +131,13 @@ def sobol_points(count: int, dimensions: int, seed: int) -> FloatArray:
 
 
 def grid_points(count: int, dimensions: int) -> FloatArray:
-    """The middles of `count` equal parts of the range; several ranges have a grid of as many a side as fit."""
-    side = max(1, round(count ** (1 / dimensions)))
+    """The middles of `count` equal parts of the range; several ranges have a grid of equally many a side.
+
+    Raises `ValueError` where no such grid has `count` points.
+    """
+    side = round(count ** (1 / dimensions))
+    if side**dimensions != count:
+        near = ", ".join(str(n**dimensions) for n in range(max(1, side - 1), side + 2))
+        raise ValueError(f"a grid over {dimensions} hyper-parameters never has {count} points; allowed are {near}, …")
     axis = (np.arange(side) + 0.5) / side
-    return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)[:count]
+    return np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij"), axis=-1).reshape(-1, dimensions)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from bench.errors import UsageError
+from bench.execution import execute
 from bench.optimizers.catalog import CATALOG, GROUPS
 from bench.plan import Run
 from bench.protocol import PROTOCOLS, changed
 from bench.record import Outcome
 from bench.registry import entry, select
 from bench.spec import Need, Role, RoledParameter
-from bench.trainer import execute
 
 INSTALL = r"pip install 'optimizer-bench\[zoo\]'"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.racing import Race, write_race
+from bench.races import Race, write_race
 from bench.reporting.report import write_report
 from bench.study import Study
 

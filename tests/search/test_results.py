@@ -1,20 +1,25 @@
 """What a study's searches say: from records written by hand, with numbers worked out by hand."""
 
 import math
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
+from click.testing import CliRunner
 
+from bench.commands.export import export_command
 from bench.errors import UsageError
 from bench.plan import TUNING_SEEDS
 from bench.protocol import PROTOCOLS, changed
 from bench.record import Failure, Outcome, ProtocolName, RunRecord, Seconds
 from bench.search.export import export
-from bench.search.plan import Range, SearchPlan, Tuned, write_plan
+from bench.search.plan import Range, SearchPlan, Tuned, read_plans, write_plan
 from bench.search.rates import by_rates
 from bench.search.results import search_results
+from bench.search.search import Score
 from bench.search.space import with_values
 from bench.store import Store
 from bench.study import Study, load_study
@@ -117,12 +122,88 @@ def test_tuned_runs_are_ranked_and_the_default_stands_beside_them(searched: Call
     assert set(found.ranked.labels.values()) == {"a"}
 
 
+def test_default_runs_are_not_taken_for_those_of_a_search_that_found_nothing(searched: Callable[..., Study]):
+    nothing = Tuned(hyperparameters=None, values=None, validation=None, unresolved=False, trials=4, extra_trials=0)
+    store = Store(searched("b", parabola, tuned=nothing).path)
+    for name in "ab":
+        store.write_record(record(name, 1e-3, 0, 30.0, 30.0))
+    found = by_rates(load_study(store.path)[0])
+    assert found.default is None and {r.optimizer for r in found.ranked.records} == {"a", "b"}
+
+
+def test_runs_of_earlier_code_are_left_out(searched: Callable[..., Study]):
+    """The optimizer's file has changed since: its old runs have the same settings and seeds, and other scores."""
+    study = searched("a", parabola, source_digest="new")
+    assert search_results(study) == {}
+    store = Store(study.path)
+    for r in study.trials:
+        store.write_record(r.model_copy(update={
+            "run_id": f"z{r.run_id}", "source_digest": "new", "validation_metrics": {"avg_r1": 1.0},
+            "outcome": Outcome.OK, "metrics": {"avg_r1": 2.0}}))  # fmt: skip
+    (result,) = search_results(load_study(study.path)[0]).values()
+    assert result.validation.tolist() == [[1, 1]] * 4 and result.test.tolist() == [[2, 2]] * 4
+
+
+def test_the_rungs_order_is_compared_setting_by_setting(searched: Callable[..., Study]):
+    """Two weight decays at each rate; the short and the full schedule agree on all of them."""
+    ranges = {"lr": Range(low=1e-5, high=1e-1, log=True), "weight_decay": Range(low=1e-4, high=1.0, log=True)}
+    study = searched(
+        "a", parabola, drop=8, ranges=ranges, trials=9, rung_epochs=1, rung_hash="rung", seeds=(TUNING_SEEDS,)
+    )
+    plan, store = read_plans(study.path, PROTOCOL.hash)["a"], Store(study.path)
+    search = plan.search(PROTOCOL)
+    while asked := search.ask():
+        for trial in asked:
+            score = 50 + math.log10(trial.values["lr"]) - 5 * math.log10(trial.values["weight_decay"])
+            found = record("a", 1e-3, TUNING_SEEDS, score).model_copy(
+                update={
+                    "run_id": f"{trial.stage}-{trial.number}",
+                    "hyperparameters": with_values(DEFAULTS, trial.values),
+                }
+            )
+            if trial.stage == "rung":
+                found = found.model_copy(update={"protocol": ProtocolName(name="rung", hash="rung")})
+            store.write_record(found)
+            search.tell(trial, Score(validation=score, test=0.0, diverged=0))
+    (result,) = search_results(load_study(study.path, PROTOCOL.hash)[0]).values()
+    assert result.rung_agreement == pytest.approx(1.0)
+
+
 def test_an_export_can_be_read_by_optuna_and_repeated(searched: Callable[..., Study], tmp_path: Path):
     study, storage = searched("a", parabola), f"sqlite:///{tmp_path / 'trials.db'}"
     assert export(study, storage) == export(study, storage) == [(f"hand/a/{PROTOCOL.hash}", 4)]
     found = optuna.load_study(study_name=f"hand/a/{PROTOCOL.hash}", storage=storage)
     assert found.best_value == 40 and found.best_params["lr"] == pytest.approx(10**-3.5)
     assert [trial.user_attrs["diverged"] for trial in found.trials] == [0, 0, 0, 2]
+
+
+def test_a_diverged_trial_is_exported_as_infeasible(searched: Callable[..., Study], tmp_path: Path):
+    """One of two runs at the best rate has diverged: like the search itself, Optuna takes the next best."""
+    study, storage = searched("a", parabola), f"sqlite:///{tmp_path / 'trials.db'}"
+    store, best = Store(study.path), record("a", 10**-3.5, TUNING_SEEDS, None)
+    store.write_record(best)
+    export(load_study(study.path)[0], storage)
+    found = optuna.load_study(study_name=f"hand/a/{PROTOCOL.hash}", storage=storage)
+    assert [trial.constraints for trial in found.trials] == [{"diverged": n} for n in (0, 1, 0, 2)]
+    assert found.best_params["lr"] == pytest.approx(10**-4.5)
+
+
+def test_a_storage_of_another_optuna_is_named(searched: Callable[..., Study], tmp_path: Path):
+    study, storage = searched("a", parabola), f"sqlite:///{tmp_path / 'trials.db'}"
+    export(study, storage)
+    with closing(sqlite3.connect(tmp_path / "trials.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'unknown'")
+    with pytest.raises(UsageError, match=f"--storage {storage!r}: .*no longer compatible"):
+        export(study, storage)
+
+
+def test_an_export_without_all_records_says_so(searched: Callable[..., Study], tmp_path: Path):
+    study = searched("a", parabola)
+    (study.path / "runs" / study.trials[0].run_id / "run.json").write_text("{")
+    arguments = ["hand", "--results", str(tmp_path), "--storage", f"sqlite:///{tmp_path / 'trials.db'}"]
+    done = CliRunner().invoke(export_command, arguments)
+    assert done.exit_code == 0 and "warning: 1 unreadable, left out; first: " in done.stderr
+    assert done.stdout == f"hand/a/{PROTOCOL.hash}: 3 trials\n"
 
 
 @pytest.mark.parametrize("storage", ["", "nonsense://x", "sqlite:////no/such/folder/x.db"])

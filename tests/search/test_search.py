@@ -62,6 +62,25 @@ def test_an_optimum_outside_the_range_is_found_by_widening(sampler: Sampler):
     assert len(extra) == 4 and all(0.1 <= trial.values["lr"] <= 10 for trial in extra)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("objective", [lambda rate: math.log10(rate), lambda rate: -math.log10(rate), lambda rate: 1.0])
+def test_no_setting_is_tried_twice(sampler: Sampler, objective: Objective):
+    """Where a Gaussian process has nothing to learn it would ask for the end of the range over and over."""
+    search = carry_out(new(sampler), objective)
+    rates = [trial.values["lr"] for trial in search.trials]
+    assert search.finished and len(set(rates)) == len(rates) == 8 + search.extra_trials
+
+
+def test_a_trial_that_failed_says_nothing_of_the_edge():
+    """Above the best rate there are only trials that failed by no fault of their own: it may rise further."""
+    search = new()
+    for trial in search.ask():
+        failed = trial.values["lr"] > 1e-3
+        score = None if failed else math.log10(trial.values["lr"])
+        search.tell(trial, Score(validation=score, test=None, diverged=0))
+    assert search.edge == "high" and {trial.stage for trial in search.ask()} == {"widened"} and not search.finished
+
+
 @pytest.mark.parametrize("side", [-1, 1])
 def test_two_widenings_are_the_end_and_say_so(side: int):
     search = carry_out(new(), peak(-3 + 9 * side))

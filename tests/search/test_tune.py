@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,9 +119,36 @@ def test_tuned_rates_are_ranked_on_other_seeds(finished: Path, tiny_toml: Path):
         assert tuned is not None and record["hyperparameters"] == tuned.hyperparameters
 
 
+def test_the_first_line_is_the_protocol_also_where_trials_are_stored(finished: Path, tiny_toml: Path):
+    done = call(
+        finished, tiny_toml, "tune", "-o", "sgd, adamw", "--trials", "4", "--tuning-seeds", "1", "--search", "lr, lr"
+    )
+    first, *others = done.stderr.splitlines()
+    assert first.startswith("protocol tiny (") and "2 optimizers × 4 trials of lr on 1 tuning seed (sobol)" in first
+    assert others == [] and "4" in done.stdout
+
+
+def test_failed_runs_are_counted_and_end_in_one(write_plugin: Callable[[str], str], tiny_toml: Path, tmp_path: Path):
+    """Every trial of the first ends in an error; that of the second is unharmed, and the result says what is run."""
+    mine = write_plugin('raise RuntimeError("no such step")')
+    done = call(tmp_path, tiny_toml, "tune", "-o", f"{mine},sgd", "--trials", "1", "--tuning-seeds", "1", "--json")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("1 runs failed; their records say why")
+    found = {plan["optimizer"]: plan["tuned"] for plan in json.loads(done.stdout)}
+    assert found["mine.py:Mine"]["hyperparameters"] is None and found["sgd"]["validation"] is not None
+
+
+def test_a_smaller_search_says_what_gives_way(finished: Path, tiny_toml: Path, tmp_path: Path):
+    shutil.copytree(finished / "results", tmp_path / "results")
+    done = call(tmp_path, tiny_toml, "tune", "-o", "adamw", "--trials", "1", "--tuning-seeds", "1")
+    assert "note: these searches give way, and their options bring them back: adamw: 4 trials of lr" in done.stderr
+    ranked = call(tmp_path, tiny_toml, "run", "-o", "sgd,adamw", "--lr", "tuned", "--seeds", "1")
+    assert ranked.returncode == 2 and "the searches differ" in ranked.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("tune", "--sampler", "grid", "--search", "lr, weight_decay", "-o", "adamw"), "never has 8 points"),
         (("tune", "--trials", "0"), "--trials 0: allowed is a count >= 1"),
         (("tune", "--tuning-seeds", "0"), "--tuning-seeds 0"),
         (("tune", "--search", "weight_decay"), "lr is always searched"),
@@ -137,3 +166,15 @@ def test_bad_input_is_one_line_and_writes_nothing(
     done = call(tmp_path, tiny_toml, *arguments)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_search_and_ranking_in_one_command(tiny_toml: Path, tmp_path: Path):
+    early = call(tmp_path, tiny_toml, "run", "-o", "sgd,adamw", "--lr", "search", "--race", "--seeds", "3")
+    assert early.returncode == 2 and "--race over 3 seeds" in early.stderr and not (tmp_path / "results").exists()
+    done = call(tmp_path, tiny_toml, "run", "-o", "sgd", "-O", "sgd.momentum=0.8", "--lr", "search", "--seeds", "1",
+                "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)
+    (plan,) = read_plans(tmp_path / "results" / "tiny", hash_of(tmp_path)).values()
+    assert record["hyperparameters"] == plan.best_settings and plan.best_settings["momentum"] == 0.8
+    assert (plan.trials, len(plan.seeds)) == (8, 2)

@@ -1,0 +1,1 @@
+"""`bench status`: what of a study is done, running, failed and missing, read without torch."""

@@ -1,0 +1,1 @@
+"""`bench merge` and `bench clean`: bringing studies together, and removing what nobody needs any more."""
