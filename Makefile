@@ -11,7 +11,7 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadscope -m "not kills"
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json
@@ -19,9 +19,9 @@ BASELINE := results/reference/mini.json
 baseline-check: $(VENV)/.test
 	$(BIN)/bench check --run --baseline $(BASELINE)
 
-# A hundred kills at random moments, of the driver, of workers, of both; about ten minutes.
+# `kill -9` at random moments: about three minutes, and ten more with BENCH_KILLS=100.
 crash-test: $(VENV)/.test
-	BENCH_KILLS=100 $(BIN)/pytest -o timeout=3600 tests/test_crashes.py -k killed_at_random
+	$(BIN)/pytest -o timeout=3600 -m kills tests/test_crashes.py tests/search/test_tune.py
 
 baseline: $(VENV)/.test
 	$(BIN)/bench run --protocol mini --epochs 8 --optimizers sgd,adamw,gda2,universal_muon_preserve --study baseline; \

@@ -1,6 +1,5 @@
 """A protocol small enough to run in a second, and plugins as files."""
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,10 +85,3 @@ def write_plugin(tmp_path: Path) -> Callable[[str], str]:
         return f"{path}:Mine"
 
     return write
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with long tests first, large ones before small ones, so that no core is left idle at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    count = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -count[item.path]))

