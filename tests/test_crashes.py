@@ -62,6 +62,13 @@ def children(process: subprocess.Popen[str]) -> list[int]:
         return []
 
 
+def is_worker(process: int) -> bool:
+    try:
+        return b"bench.worker" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -164,7 +171,7 @@ def test_ctrl_c_keeps_the_state_of_runs_under_way(tiny_toml: Path, tmp_path: Pat
 
 def test_ctrl_c_before_workers_are_ready(tiny_toml: Path, tmp_path: Path):
     process = start(tmp_path, tiny_toml, "run", "-o", "sgd", "--seeds", "2", "--workers", "1")
-    while not children(process):
+    while not any(is_worker(child) for child in children(process)):
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)  # it has begun to import torch
