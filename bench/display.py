@@ -38,20 +38,33 @@ def _result(record: RunRecord, primary_metric: str) -> str:
     return f"{record.outcome}: {reason}"
 
 
-def stopping_text(runs: int) -> str:
-    """What the first Ctrl-C does."""
-    return (
-        f"stopping: {counted(runs, 'run')} under way end at their next epoch, their state kept; Ctrl-C again stops now"
-    )
+class _Telling(Watcher):
+    """What both forms say in a line of its own."""
+
+    _console: Console
+    _soft_wrap = False
+
+    def retried(self, run: Run, how: str) -> None:
+        self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
+
+    def set_aside(self, run_id: str, reason: str) -> None:
+        self._say(f"done again: {reason}")
+
+    def waiting(self, runs: int) -> None:
+        self._say(f"waiting for {counted(runs, 'run')} that another process is at work on")
+
+    def stopping(self, runs: int) -> None:
+        under_way = counted(runs, "run")
+        self._say(f"stopping: {under_way} under way end at their next epoch, their state kept; Ctrl-C again stops now")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=self._soft_wrap)
 
 
-def waiting_text(runs: int) -> str:
-    """What goes on while nothing seems to."""
-    return f"waiting for {counted(runs, 'run')} that another process is at work on"
-
-
-class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
+class PlainLines(_Telling, AbstractContextManager["PlainLines"]):
     """One line a finished run; only those that are not ok where `each_run` is false."""
+
+    _soft_wrap = True
 
     def __init__(self, plan: Announced, console: Console, *, each_run: bool = True) -> None:
         self._plan, self._console, self._each_run, self._done = plan, console, each_run, 0
@@ -68,23 +81,8 @@ class PlainLines(Watcher, AbstractContextManager["PlainLines"]):
             f"{_result(record, self._plan.protocol.primary_metric)} ({record.seconds.total:.1f} s)"
         )
 
-    def retried(self, run: Run, how: str) -> None:
-        self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
 
-    def set_aside(self, run_id: str, reason: str) -> None:
-        self._say(f"done again: {reason}")
-
-    def waiting(self, runs: int) -> None:
-        self._say(waiting_text(runs))
-
-    def stopping(self, runs: int) -> None:
-        self._say(stopping_text(runs))
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-class LiveView(Watcher, AbstractContextManager["LiveView"]):
+class LiveView(_Telling, AbstractContextManager["LiveView"]):
     """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1."""
 
     def __init__(self, plan: Announced, console: Console) -> None:
@@ -134,24 +132,12 @@ class LiveView(Watcher, AbstractContextManager["LiveView"]):
 
     def retried(self, run: Run, how: str) -> None:
         self._epochs.pop(run.run_id, None)
-        self._say(f"worker died ({how}) on {run.optimizer} seed {run.seed}; trying once more")
-
-    def set_aside(self, run_id: str, reason: str) -> None:
-        self._say(f"done again: {reason}")
-
-    def waiting(self, runs: int) -> None:
-        self._say(waiting_text(runs))
-
-    def stopping(self, runs: int) -> None:
-        self._say(stopping_text(runs))
+        super().retried(run, how)
 
     def _show(self) -> None:
         count = len(self._plan.missing)
         done, total = sum(self._epochs.values()), max(1, count * self._plan.protocol.epochs)
         self._overall.update(self._total, completed=done, total=total, description=f"{self._done}/{count} runs")
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
 
 
 def display(plan: Announced, console: Console, *, each_run: bool = True) -> LiveView | PlainLines:
