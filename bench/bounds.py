@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
-from torch import Tensor
-
-from bench.datasets.samples import Dataset, HeldOut
+from bench.datasets.samples import Dataset, HeldOut, ids_by_modality
 from bench.metrics import all_directions, chance, directions, scores_of_matcher
 
 
@@ -21,7 +20,10 @@ def ceiling(dataset: Dataset, split: HeldOut, modalities: tuple[str, ...]) -> di
     return all_directions(lambda a, b: scores_of_matcher(known[a, b], ids_N), modalities)
 
 
-def chance_level(ids_N: Tensor, modalities: tuple[str, ...]) -> dict[str, float]:
-    """Every metric when all similarities are equal."""
-    row = chance(ids_N)
-    return all_directions(lambda a, b: row, modalities)
+@lru_cache(maxsize=8)
+def chance_level(
+    dataset: Dataset, split: HeldOut, modalities: tuple[str, ...], kind: Literal["match", "label"]
+) -> dict[str, float]:
+    """Every metric when all similarities are equal and items of equal match id, or label, belong together."""
+    ids = ids_by_modality(dataset.pools(split), kind)
+    return all_directions(lambda a, b: chance(ids[a], ids[b]), modalities)

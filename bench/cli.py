@@ -12,6 +12,7 @@ import sys
 import click
 
 from bench.commands.baseline import baseline_group
+from bench.commands.cache import cache_command
 from bench.commands.check import check_command
 from bench.commands.clean import clean_command
 from bench.commands.compare import compare_command
@@ -28,6 +29,7 @@ from bench.commands.schema import schema_command
 from bench.commands.speed import speed_group
 from bench.commands.status import status_command
 from bench.commands.tune import tune_command
+from bench.commands.verify_data import verify_data_command
 from bench.terminal import say
 
 
@@ -40,7 +42,8 @@ def cli() -> None:
 COMMANDS = (
     run_command, tune_command, report_command, list_command, compare_command, power_command, rank_command,
     score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
-    status_command, merge_command, clean_command, schema_command,
+    status_command, merge_command, clean_command, schema_command, cache_command,
+    verify_data_command,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -35,7 +35,7 @@ def optimizers(results: Path) -> list[Row]:
 def workloads(results: Path) -> list[Row]:
     """Every workload with the exact number of trainable parameters."""
     del results
-    from bench.workload import WORKLOADS
+    from bench.workloads import WORKLOADS
 
     return [
         {
@@ -52,7 +52,7 @@ def workloads(results: Path) -> list[Row]:
 def protocols(results: Path) -> list[Row]:
     """Every built-in protocol."""
     del results
-    from bench.protocol import PROTOCOLS
+    from bench.protocols import PROTOCOLS
 
     return [
         {

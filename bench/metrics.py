@@ -6,7 +6,7 @@ Shapes: Q queries, N candidates in the pool.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import permutations
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 
 RECALL_AT = (1, 5, 10)
 CHUNK_ELEMENTS = 1 << 24  # similarities held at once: 64 MB of float32
+BLOCK_ELEMENTS = 1 << 20  # of them compared at once: 4 MB, near what a processor caches
+FEW_TIES = 64  # up to so many tied negatives all queries go through the sum over ties together
 LETTERS = {"text": "t", "image": "i", "audio": "a"}
 DIRECTIONS = {f"{LETTERS[a]}2{LETTERS[b]}": (a, b) for a, b in permutations(("image", "text", "audio"), 2)}
 
@@ -54,48 +56,144 @@ def _expected_rank(above: Tensor, e: Tensor, p: Tensor) -> Tensor:
 
 def _expected_reciprocal_rank(above: Tensor, e: Tensor, p: Tensor) -> Tensor:
     """E[1 / rank of the best positive]: the sum over j of P(j tied negatives come first) / (g + 1 + j)."""
+    few = e <= FEW_TIES
+    reciprocal = torch.empty_like(above)
+    reciprocal[few] = _few_ties(above[few], e[few], p[few])
+    if not few.all():  # thousands of ties, but few different cases: collapsed embeddings have one for all queries
+        cases, case_of = torch.stack([above[~few], e[~few], p[~few]], dim=1).unique(dim=0, return_inverse=True)
+        values = torch.tensor([_many_ties(*case) for case in cases.tolist()], dtype=above.dtype, device=above.device)
+        reciprocal[~few] = values[case_of]
+    return reciprocal
+
+
+def _few_ties(above: Tensor, e: Tensor, p: Tensor) -> Tensor:
     reciprocal = torch.zeros_like(above)
     first = p / (e + p)  # P(no tied negative comes before the first positive)
-    for j in range(int(e.max()) + 1):
+    for j in range(int(e.max()) + 1 if len(e) else 0):
         reciprocal += first / (above + 1 + j)
         first = first * ((e - j) / (e + p - j - 1).clamp_min(1)).clamp_min(0)
     return reciprocal
 
 
+def _many_ties(above: float, e: float, p: float) -> float:
+    """The same sum for one query, all its terms at once."""
+    j = torch.arange(int(e), dtype=torch.float64)
+    first = torch.cat([torch.ones(1, dtype=torch.float64), ((e - j) / (e + p - j - 1)).cumprod(dim=0)]) * (p / (e + p))
+    return (first / (above + 1 + torch.arange(int(e) + 1))).sum().item()
+
+
 def scores_of_similarities(
-    chunks: Iterator[tuple[Tensor, Tensor]], at: tuple[int, ...] = RECALL_AT
+    chunks: Iterable[tuple[Tensor, Tensor]], at: tuple[int, ...] = RECALL_AT
 ) -> dict[str, float]:
     """Metrics of one direction from chunks of (similarity [q, N], positive [q, N] bool), in percent but for the rank.
 
     Keys: r1, r5, r10 (hit@k of any positive), mrr, mean_rank, median_rank. Every query needs a positive.
     """
-    hits: dict[int, list[Tensor]] = {k: [] for k in at}
-    ranks, reciprocals = [], []
+    counts: list[
+        list[int]
+    ] = []  # not tensors: a small one beside a freed block keeps the allocator from using it again
+    for block in _blocks(chunks):
+        counts.extend(torch.stack(_counts(*block), dim=1).tolist())
+    return _scores(torch.tensor(counts), at)
+
+
+def _blocks(chunks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows in blocks whose intermediate results stay in a processor's cache."""
     for similarity, positive in chunks:
-        best = similarity.masked_fill(~positive, -math.inf).amax(dim=1, keepdim=True)
-        above = ((similarity > best) & ~positive).sum(dim=1)
-        tied = similarity == best
-        e, p = (tied & ~positive).sum(dim=1), (tied & positive).sum(dim=1)
-        for k in at:
-            hits[k].append(hit_probability(above, e, p, k))
-        g, e, p = above.double(), e.double(), p.double()
-        ranks.append(_expected_rank(g, e, p))
-        reciprocals.append(_expected_reciprocal_rank(g, e, p))
-    result = {f"r{k}": 100 * torch.cat(parts).mean().item() for k, parts in hits.items()}
-    result["mrr"] = 100 * torch.cat(reciprocals).mean().item()
-    all_ranks = torch.cat(ranks)
-    result["mean_rank"] = all_ranks.mean().item()
-    result["median_rank"] = all_ranks.median().item()  # of an even number the lower, as retrieval papers do
+        rows = max(1, BLOCK_ELEMENTS // similarity.shape[1])
+        yield from zip(similarity.split(rows), positive.split(rows), strict=True)
+
+
+def _counts(similarity: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By query, how many are above the best positive, and how many negatives and positives are equal to it: g, e, p."""
+    best = torch.where(positive, similarity, -math.inf).amax(dim=1, keepdim=True)
+    above = (similarity > best).sum(dim=1, dtype=torch.int32)  # no positive is above the best of them
+    tied = similarity == best
+    p = (tied & positive).sum(dim=1, dtype=torch.int32)
+    return above, tied.sum(dim=1, dtype=torch.int32) - p, p
+
+
+def _scores(counts_Q3: Tensor, at: tuple[int, ...]) -> dict[str, float]:
+    """The metrics from every query's g, e, p."""
+    above, e, p = counts_Q3.unbind(dim=1)
+    if (p == 0).any():
+        raise ValueError(f"query {int((p == 0).nonzero()[0])} has no positive in the pool; every query needs one")
+    result = {f"r{k}": 100 * hit_probability(above, e, p, k).mean().item() for k in at}
+    g, e, p = above.double(), e.double(), p.double()
+    result["mrr"] = 100 * _expected_reciprocal_rank(g, e, p).mean().item()
+    ranks = _expected_rank(g, e, p)
+    result["mean_rank"] = ranks.mean().item()
+    result["median_rank"] = ranks.median().item()  # of an even number the lower, as retrieval papers do
     return result
+
+
+def true_recall(chunks: Iterable[tuple[Tensor, Tensor]], k: int) -> float:
+    """The mean over queries of (positives among the top k) / (all its positives), in percent.
+
+    Ties by expected value: with g items strictly above the k-th highest similarity and t equal to it, each of the t
+    is among the top k with probability (k − g) / t. A pool of fewer than k is taken whole.
+    """
+    return _percent(_true_recall(*block, k) for block in _blocks(chunks))
+
+
+def _true_recall(similarity: Tensor, positive: Tensor, k: int) -> Tensor:
+    k = min(k, similarity.shape[1])
+    kth = similarity.topk(k, dim=1).values[:, -1:]
+    above, tied = similarity > kth, similarity == kth
+    share = (k - above.sum(dim=1)).double() / tied.sum(dim=1)
+    found = (above & positive).sum(dim=1) + share * (tied & positive).sum(dim=1)
+    return found / _positives(positive)
+
+
+def mean_average_precision(chunks: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The mean over queries of the mean over its positives of the precision at their ranks, in percent.
+
+    Ties by expected value, in closed form (McSherry & Najork, "Computing Information Retrieval Performance Measures
+    Efficiently in the Presence of Tied Scores", ECIR 2008): of t items of equal similarity, p of them positive, with g
+    items above them, q of those positive, each of the p stands at place s = 1 … t with probability 1 / t, where
+    the expected precision is (q + 1 + (s − 1)(p − 1) / (t − 1)) / (g + s).
+    """
+    return _percent(_average_precision(*block) for block in _blocks(chunks))
+
+
+def _average_precision(similarity: Tensor, positive: Tensor) -> Tensor:
+    pool, count = similarity.shape[1], _positives(positive)
+    most = int(count.max())
+    ordered = similarity.sort(dim=1).values.contiguous()
+    # Every query's positives, lowest first; the rows with fewer begin with −inf.
+    value = torch.where(positive, similarity, -math.inf).topk(most, dim=1).values.flip(1).contiguous()
+    missing = (most - count)[:, None]
+    end, own_end = torch.searchsorted(ordered, value, right=True), torch.searchsorted(value, value, right=True)
+    own_start = torch.maximum(torch.searchsorted(value, value), missing)
+    g, t = (pool - end).double(), (end - torch.searchsorted(ordered, value)).double()
+    q, p = (most - own_end).double(), (own_end - own_start).double()
+    harmonic = torch.digamma(g + t + 1) - torch.digamma(g + 1)  # the sum over s of 1 / (g + s)
+    between = (p - 1) / (t - 1).clamp_min(1)
+    precision = ((q + 1) * harmonic + between * (t - (g + 1) * harmonic)) / t
+    return torch.where(torch.arange(most, device=value.device) >= missing, precision, 0.0).sum(dim=1) / count
+
+
+def _positives(positive: Tensor) -> Tensor:
+    count = positive.sum(dim=1)
+    if (count == 0).any():
+        raise ValueError("a query has no positive in the pool; every query needs one")
+    return count
+
+
+def _percent(parts: Iterable[Tensor]) -> float:
+    values = [value for part in parts for value in part.tolist()]
+    return 100 * math.fsum(values) / len(values)
 
 
 def _chunks(
     similarity: Callable[[slice], Tensor], query_ids: Tensor, pool_ids: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    rows = max(1, CHUNK_ELEMENTS // len(pool_ids))
+    """Similarities of many queries at a time, as matrix products want it, handed on in blocks with their positives."""
+    rows, block = (max(1, elements // len(pool_ids)) for elements in (CHUNK_ELEMENTS, BLOCK_ELEMENTS))
     for start in range(0, len(query_ids), rows):
         part = slice(start, start + rows)
-        yield similarity(part), query_ids[part, None] == pool_ids[None, :]
+        for scores, ids in zip(similarity(part).split(block), query_ids[part].split(block), strict=True):
+            yield scores, ids[:, None] == pool_ids[None, :]
 
 
 def retrieval(query_QD: Tensor, pool_ND: Tensor, query_ids: Tensor, pool_ids: Tensor) -> dict[str, float]:
@@ -123,13 +221,25 @@ def all_directions(score: Callable[[str, str], dict[str, float]], modalities: tu
     return averages | flat
 
 
-def chance(ids_N: Tensor) -> dict[str, float]:
-    """Each metric of one direction when all similarities are equal, with `ids_N` on both sides."""
-    constant = _chunks(lambda part: ids_N.new_zeros(len(ids_N[part]), len(ids_N), dtype=torch.float32), ids_N, ids_N)
-    return scores_of_similarities(constant)
+def chance(query_ids: Tensor, pool_ids: Tensor | None = None) -> dict[str, float]:
+    """Each metric of one direction when all similarities are equal; without `pool_ids` the queries are the pool."""
+    pool_ids = query_ids if pool_ids is None else pool_ids
+    ordered = pool_ids.sort().values
+    p = torch.searchsorted(ordered, query_ids, right=True) - torch.searchsorted(ordered, query_ids)
+    return _scores(torch.stack([torch.zeros_like(p), len(pool_ids) - p, p], dim=1), RECALL_AT)
 
 
-def embedding_scores(embeddings: Mapping[str, Tensor], ids_N: Tensor) -> dict[str, float]:
-    """`all_directions` of the embeddings [N, D] of each modality; row i of all of them belongs to item `ids_N[i]`."""
-    modalities = tuple(embeddings)
-    return all_directions(lambda a, b: retrieval(embeddings[a], embeddings[b], ids_N, ids_N), modalities)
+def embedding_scores(embeddings: Mapping[str, Tensor], ids: Tensor | Mapping[str, Tensor]) -> dict[str, float]:
+    """`all_directions` of the embeddings of each modality; row i of a modality belongs to item `ids[i]` of it.
+
+    Pools of unlike sizes, such as five captions an image, have their ids by modality; one tensor serves all alike.
+    """
+    by_modality = ids if isinstance(ids, Mapping) else dict.fromkeys(embeddings, ids)
+    if set(by_modality) != set(embeddings):
+        raise ValueError(f"ids are of {', '.join(by_modality)}; embeddings are of {', '.join(embeddings)}")
+    for name, x in embeddings.items():
+        if len(x) != len(by_modality[name]):
+            raise ValueError(f"{name}: {len(x)} embeddings have {len(by_modality[name])} ids; one each is needed")
+    return all_directions(
+        lambda a, b: retrieval(embeddings[a], embeddings[b], by_modality[a], by_modality[b]), tuple(embeddings)
+    )

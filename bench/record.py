@@ -26,7 +26,7 @@ from pydantic import (
 
 from bench.errors import BadRecordError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -175,10 +175,11 @@ class RunRecord(_Stored):
     """One run's result.
 
     Runs of one optimizer are alike where their `configuration` (settings, code, data) is. `metrics` are the last
-    epoch's on the test split; a run that is not ok has none.
+    epoch's on the test split; a run that is not ok has none. `pools` counts the test items of each modality among which
+    retrieval searched.
     """
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     run_id: str
     protocol: ProtocolName
     optimizer: str
@@ -192,6 +193,7 @@ class RunRecord(_Stored):
     metrics: dict[str, Number] = Field(default_factory=dict)
     validation_metrics: dict[str, Number] = Field(default_factory=dict)
     class_metrics: dict[str, Number] = Field(default_factory=dict)
+    pools: dict[str, int] = Field(default_factory=dict)
     chance: dict[str, Number] = Field(default_factory=dict)
     ceiling: dict[str, Number] = Field(default_factory=dict)
     class_chance: dict[str, Number] = Field(default_factory=dict)
@@ -249,7 +251,12 @@ def update_to_2(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "curve_sha256": None}
 
 
-_UPDATES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: update_to_2}
+def update_to_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 knows the sizes of the pools."""
+    return {**content, "pools": {}}
+
+
+_UPDATES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: update_to_2, 2: update_to_3}
 
 
 def _updated(content: dict[str, Any], version: int) -> dict[str, Any]:

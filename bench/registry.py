@@ -152,10 +152,15 @@ def _default_rate(constructor: type[Optimizer]) -> float:
     return float(default) if isinstance(default, int | float) and not isinstance(default, bool) else 1e-3
 
 
-def select(patterns: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], rates: Rates) -> list[Selected]:
+def select(
+    patterns: Sequence[str],
+    overrides: Mapping[str, Mapping[str, Any]],
+    rates: Rates,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Selected]:
     """The entries that `patterns` name (names, groups, globs, references; commas allowed), in order, each once.
 
-    `overrides` maps an entry's name to settings that replace its defaults.
+    `overrides` maps an entry's name to settings that replace its defaults, and those of a protocol's `settings`.
     Raises `UsageError` where a pattern selects nothing or a setting is not allowed.
     """
     references: dict[str, None] = {}
@@ -170,7 +175,8 @@ def select(patterns: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], 
         raise UsageError(f"optimizer {twice[0]!r} is selected twice from different files; rename one of the files")
     if idle := sorted(set(overrides) - set(names)):
         raise UsageError(f"-O {idle[0]}: that optimizer is not selected; selected are {', '.join(names)}")
-    return [_selected(spec, reference, overrides.get(spec.name, {}), rates) for reference, spec in specs.items()]
+    changes = {name: {**(settings or {}).get(name, {}), **overrides.get(name, {})} for name in names}
+    return [_selected(spec, reference, changes[spec.name], rates) for reference, spec in specs.items()]
 
 
 def _expand(pattern: str) -> Sequence[str]:

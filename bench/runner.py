@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
@@ -14,7 +14,8 @@ from bench.executor import Engine
 from bench.metrics import metric_names
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
-from bench.protocol import Protocol, changed, default_protocol, load_protocol
+from bench.protocol import Protocol
+from bench.protocols import changed, default_protocol, limited, load_protocol
 from bench.races import write_race
 from bench.racing import RaceSource
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
@@ -24,6 +25,9 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+
+if TYPE_CHECKING:
+    from bench.datasets.samples import Dataset
 
 MAX_SEEDS = 10_000
 Settings = Rates | Literal["tuned"]
@@ -73,23 +77,24 @@ class Basis:
     folder: Path
     placement: Placement
 
-    def data_digest(self) -> str | None:
-        """The digest of a real dataset's files, read in full.
+    def data(self) -> Dataset:
+        """The data that runs will see; decoded data is put into the cache, nothing is written anywhere else.
 
-        Raises `UsageError` for whatever would be found wrong only after runs had begun; nothing is written before.
+        Raises `UsageError` for whatever would be found wrong only after runs had begun.
         """
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
         return _checked(self.protocol, self.placement.data_dir)
 
-    def warnings(self) -> tuple[str, ...]:
-        """What a user should know of the optimizers on the protocol's network."""
-        return tuple(_matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected]))
+    def warnings(self, data: Dataset) -> tuple[str, ...]:
+        """What a user should know of the data, and of the optimizers on the protocol's network."""
+        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected])
+        return (*data.remarks, *matrices)
 
 
 def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     """The runs of protocol × optimizers × seeds, seed by seed, so that an interrupted study has whole blocks."""
-    data_digest = basis.data_digest()
+    data = basis.data()
     runs = tuple(
         Run(
             protocol=basis.protocol,
@@ -99,7 +104,7 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
             seed=seed,
             revision=chosen.spec.revision,
             source_digest=chosen.spec.source_digest,
-            data_digest=data_digest,
+            data_digest=data.digest,
         )
         for seed in seeds
         for chosen in basis.selected
@@ -107,7 +112,7 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     store = Store(basis.folder)
     missing = tuple(run for run in runs if store.why_missing(run.run_id, basis.placement))
     return Plan(
-        store=store, protocol=basis.protocol, runs=runs, missing=missing, warnings=basis.warnings(),
+        store=store, protocol=basis.protocol, runs=runs, missing=missing, warnings=basis.warnings(data),
         placement=basis.placement.model_copy(
             update={"workers": min(basis.placement.workers, max(1, len(missing)))}),
     )  # fmt: skip
@@ -121,8 +126,8 @@ def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iter
             yield from matrix_warnings(spec, roled)
 
 
-def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
-    """The digest of the data's files, after everything that can be wrong before training has been looked at."""
+def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
+    """The protocol's data, after everything that can be wrong before training has been looked at."""
     metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
@@ -130,7 +135,7 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> str | None:
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip
-    return dataset.digest
+    return dataset
 
 
 def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None, *, race: bool = False) -> Study:
@@ -156,6 +161,7 @@ class StudyOptions(PlacementOptions, total=False):
 
     protocol: str | Protocol | None
     epochs: int | None
+    limit: int | None
     rates: Settings | None
     overrides: Mapping[str, Mapping[str, Any]] | None
     results: str | Path
@@ -172,11 +178,11 @@ def run(
 ) -> Study:
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
 
-    `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`,
-    `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry to settings, as
-    `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`, `workers`, `threads`,
-    `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises `UsageError` where a
-    value is not allowed; nothing is written then.
+    `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`, `limit`
+    (images or clips a split), `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry
+    to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`,
+    `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises
+    `UsageError` where a value is not allowed; nothing is written then but decoded data in the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)
@@ -203,11 +209,13 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
         chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
+    if (limit := given.pop("limit", None)) is not None:
+        chosen = limited(chosen, limit)
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers
     folder = Path(results) / study_name(given.pop("study", None) or chosen.name)
     if not_one := next((place for place in (Path(results), folder) if place.exists() and not place.is_dir()), None):
         raise UsageError(f"--results, --study: {not_one} is no folder; allowed is one, or a name that is still free")
-    selected = select(patterns, overrides, chosen.rates if rates in (None, "tuned") else rates)
+    selected = select(patterns, overrides, chosen.rates if rates in (None, "tuned") else rates, chosen.settings)
     if rates == "tuned":
         found = tuned_settings(folder, chosen, [item.spec for item in selected])
         selected = [

@@ -84,11 +84,11 @@ def gradients_of(protocol: Protocol, data_dir: Path | None, device: torch.device
     workload = protocol.workload
     dataset = workload.build_dataset(data_dir, device)
     with torch_seeded(0):
-        model = workload.build_model()
+        model = workload.build_model(dataset.network_options)
     model.to(device)
     roled = roled_parameters(model, workload.roles())
     batch = dataset.training(1, 0).take(torch.arange(protocol.batch_size, device=device))
-    embeddings = model(batch.inputs(), batch.text_mask_NL, DropoutStream(model.dropout_probability, 0, device))
+    embeddings = model(batch.inputs(), batch.masks(), DropoutStream(model.dropout_probability, 0, device))
     losses = pair_losses(
         embeddings, batch.match_N, temperature=workload.temperature, multi_positive=workload.multi_positive
     )

@@ -112,7 +112,7 @@ class OptimizerStep:
         self._optimizer.zero_grad(set_to_none=True)
         second_order = Need.SECOND_ORDER in self._needs
         with autocast(self._protocol, self._device), _twice_differentiable() if second_order else nullcontext():
-            embeddings = self._model(batch.inputs(), batch.text_mask_NL, self._dropout)
+            embeddings = self._model(batch.inputs(), batch.masks(), self._dropout)
         workload = self._protocol.workload
         losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
                              multi_positive=workload.multi_positive)  # fmt: skip

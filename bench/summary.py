@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.record import Outcome, RunRecord
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.study import Study
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
 AVERAGES = {"avg_r1": "R@1", "avg_r5": "R@5", "avg_r10": "R@10"}
 PAIRS = {"I↔T": ("i2t", "t2i"), "I↔A": ("i2a", "a2i"), "T↔A": ("t2a", "a2t")}
+_ITEMS = {"text": "text", "image": "image", "audio": "clip"}
 _KINDS = {"mrr": "MRR", "mean_rank": "mean rank", "median_rank": "median rank"}
 
 
@@ -161,19 +163,31 @@ def bounds(study: Study, metric: str) -> tuple[float | None, float | None]:
 
 
 def bounds_lines(study: Study) -> list[str]:
-    """Chance and ceiling of the averages and of the primary metric, and the lowest loss the data allow."""
+    """The pools, chance and ceiling of the averages and of the primary metric, and the lowest loss the data allow."""
     primary = study.protocol.primary_metric
     labels = AVERAGES if primary in AVERAGES else {primary: metric_title(primary), **AVERAGES}
     limits = {label: (*bounds(study, metric), unit(metric)) for metric, label in labels.items()}
     chance = [f"{label} {low:.2f} {sign}".rstrip() for label, (low, _, sign) in limits.items() if low is not None]
     ceiling = [f"{label} {high:.2f} {sign}".rstrip() for label, (_, high, sign) in limits.items() if high is not None]
-    lines = [f"chance: {', '.join(chance)}"] if chance else []
+    lines = [line] if (line := _pools_line(study)) else []
+    lines += [f"chance: {', '.join(chance)}"] if chance else []
     known = f"ceiling (best possible matcher): {', '.join(ceiling)}"
     lines.append(known if ceiling else "ceiling: not known; 100 % is not excluded")
     if (level := _class_chance(study)) is not None:
         lines.append(f"chance of R@1 where any item of the class counts: {level:.2f} %")
     best = min((r.best_loss for r in study.records if r.best_loss is not None), default=None)
     return lines if best is None else [*lines, f"lowest expected loss these data allow: {best:.3f}"]
+
+
+def _pools_line(study: Study) -> str:
+    """What retrieval searched among, and the directions that averages are over; "" where no record says."""
+    pools = next((r.pools for r in study.records if r.pools), {})
+    if not pools:
+        return ""
+    items = ", ".join(counted(count, _ITEMS[name]) for name, count in pools.items())
+    letters = {name[0] for name in pools}
+    shown = [d.upper().replace("2", "→") for pair in PAIRS.values() for d in pair if {d[0], d[2]} <= letters]
+    return f"retrieval among the test split's {items}; averages over {', '.join(shown)}"
 
 
 def _class_chance(study: Study) -> float | None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from bench import environment
 from bench.checkpoint import Keeper
 from bench.clock import Clock
-from bench.datasets.samples import Dataset, HeldOut, Samples
+from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.metrics import NonFiniteEmbeddingError, embedding_scores
 from bench.models.dropout import DropoutStream
@@ -97,7 +97,7 @@ class Trainer:
         with self.clock.part("setup"):
             self.dataset = resident_dataset(workload.model_dump_json(), data_dir, str(device))
             with torch_seeded(role_seed(run.seed, "init")):
-                self.model = workload.build_model()
+                self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
             roled = roled_parameters(self.model, workload.roles())
@@ -111,7 +111,7 @@ class Trainer:
             self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, dropout, protocol, device)
         self.step = self.samples = self.epoch = 0
         self.totals: _EpochTotals | None = None  # of the epoch under way
-        self._data: tuple[Samples, Tensor] | None = None  # of the same
+        self._data: tuple[SampleSource, Tensor] | None = None  # of the same
         self._in_training: bool | None = None  # which weights are in place; None: those of a new optimizer
         self.curve: list[CurvePoint] = []
         self.first_order = ""
@@ -141,7 +141,7 @@ class Trainer:
             totals.gradient_norms[i] = evaluation.gradient_norm
             totals.done = i + 1
 
-    def _epoch_data(self) -> tuple[Samples, Tensor]:
+    def _epoch_data(self) -> tuple[SampleSource, Tensor]:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epoch + 1
@@ -176,7 +176,7 @@ class Trainer:
             self._in_training = training
 
     @torch.no_grad()
-    def _gather_statistics(self, samples: Samples, order: Tensor) -> None:
+    def _gather_statistics(self, samples: SampleSource, order: Tensor) -> None:
         """Running statistics for the weights at hand: the mean over the epoch's batches."""
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         momenta = [norm.momentum for norm in norms]
@@ -186,29 +186,28 @@ class Trainer:
         for indices in order.split(self.protocol.batch_size) if norms else ():
             batch = samples.take(indices)
             with autocast(self.protocol, self.device):
-                self.model(batch.inputs(), batch.text_mask_NL, NO_DROPOUT)
+                self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
     @torch.inference_mode()
-    def embeddings(self, split: HeldOut) -> tuple[dict[str, Tensor], Samples]:
-        """Embeddings [N, D] of every modality of a held-out split, float32, and the split."""
+    def embeddings(self, split: HeldOut) -> dict[str, Tensor]:
+        """Embeddings [N, D] of every modality's items in the pools of a held-out split, float32."""
         self.model.eval()
-        samples = self.dataset.held_out(split)
         parts: dict[str, list[Tensor]] = {}
-        for start in range(0, len(samples), EVALUATION_BATCH):
-            batch = samples.take(slice(start, start + EVALUATION_BATCH))
-            with autocast(self.protocol, self.device):
-                embeddings = self.model(batch.inputs(), batch.text_mask_NL, NO_DROPOUT)
-            for name, x in embeddings.items():
-                parts.setdefault(name, []).append(x.float())
-        return {name: torch.cat(xs) for name, xs in parts.items()}, samples
+        for pool in self.dataset.pools(split):
+            for start in range(0, len(pool), EVALUATION_BATCH):
+                batch = pool.take(slice(start, start + EVALUATION_BATCH))
+                with autocast(self.protocol, self.device):
+                    embeddings = self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
+                for name, x in embeddings.items():
+                    parts.setdefault(name, []).append(x.float())
+        return {name: torch.cat(xs) for name, xs in parts.items()}
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
         """Instance-level retrieval metrics of a held-out split, in percent."""
         with self.clock.part("evaluation"):
-            embeddings, samples = self.embeddings(split)
-            return embedding_scores(embeddings, samples.match_N)
+            return embedding_scores(self.embeddings(split), ids_by_modality(self.dataset.pools(split), "match"))
 
     def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """Validation metrics, and the test split's where every item of the query's class counts as found.
@@ -218,8 +217,8 @@ class Trainer:
         try:
             validation = self.evaluate("validation")
             with self.clock.part("evaluation"):
-                embeddings, test = self.embeddings("test")
-                return validation, embedding_scores(embeddings, test.label_N)
+                labels = ids_by_modality(self.dataset.pools("test"), "label")
+                return validation, embedding_scores(self.embeddings("test"), labels)
         except NonFiniteEmbeddingError as error:
             raise DivergedError(Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)) from error
 

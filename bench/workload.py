@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:  # a study's files are read without waiting for torch
     class Network(nn.Module):
         """What a workload's network offers; any module of this shape will do, there is nothing to inherit.
 
-        `dropout_probability`: of the stream it is given. forward(inputs, text_mask, dropout): inputs by modality (text
-        ids [B, L], images, spectrograms), the text's mask or None, and the source of dropout masks, to the embedding
-        [B, D] of every modality, each seen alone.
+        `dropout_probability`: of the stream it is given. forward(inputs, masks, dropout): inputs by modality (text
+        ids [B, L], images, spectrograms), the masks of those that have padding (True at real tokens [B, L] and frames
+        [B, T]), and the source of dropout masks, to the embedding [B, D] of every modality, each seen alone.
         """
 
         dropout_probability: float
 
 
 Modality = Literal["text", "image", "audio"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 # What a constructor or a forward pass raises where an option does not suit it.
 OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
                  AttributeError, OSError)  # fmt: skip
@@ -57,7 +58,7 @@ class Workload(BaseModel):
     reads_files: bool = False
     model: str = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
     model_options: dict[str, JsonValue] = Field(default_factory=dict)
-    modalities: tuple[Modality, ...] = ("text", "image", "audio")
+    modalities: tuple[Modality, ...] = MODALITIES
     temperature: float = Field(default=0.07, gt=0)
     multi_positive: bool = False
     revision: int = 1
@@ -73,13 +74,13 @@ class Workload(BaseModel):
                 raise ValueError(f"{key} is {value!r}; allowed are finite numbers") from None
         return options
 
-    def build_model(self) -> Network:
-        """The network with fresh weights from torch's global generator.
+    def build_model(self, from_data: Mapping[str, int] | None = None) -> Network:
+        """The network with fresh weights from torch's global generator, its options as far as the data decides them.
 
         Raises `UsageError` where an option is not one of the network's.
         """
         try:
-            return resolve(self.model)(**self.model_options)
+            return resolve(self.model)(**{**self.model_options, **(from_data or {})})
         except OPTION_FAULTS as error:
             raise UsageError(f"workload {self.name!r}: model_options: {_line(error)}") from error
 
@@ -88,7 +89,7 @@ class Workload(BaseModel):
 
         Raises `UsageError` where an option is not allowed or a file is missing or broken.
         """
-        place: dict[str, Any] = {"device": device}
+        place: dict[str, Any] = {"device": device, "modalities": self.modalities}
         if self.reads_files:
             place["data_dir"] = data_dir
         try:
@@ -103,12 +104,12 @@ class Workload(BaseModel):
         """
         from bench.models.dropout import DropoutStream
 
-        network = self._example()
-        roled_parameters(network, self.roles())
+        roled_parameters(self._example(), self.roles())
         dataset = self.build_dataset(data_dir, "cpu")
+        network = self._example(dataset.network_options)
         samples = dataset.held_out("test").take(slice(0, 2))
         try:
-            network(samples.inputs(), samples.text_mask_NL, DropoutStream(network.dropout_probability, 0))
+            network(samples.inputs(), samples.masks(), DropoutStream(network.dropout_probability, 0))
         except OPTION_FAULTS as error:
             raise UsageError(f"workload {self.name!r}: network and data do not fit: {_line(error)}") from error
         return dataset
@@ -121,12 +122,12 @@ class Workload(BaseModel):
         """The trainable parameters of a network of some weights, with their roles."""
         return roled_parameters(self._example(), self.roles())
 
-    def _example(self) -> Network:
+    def _example(self, from_data: Mapping[str, int] | None = None) -> Network:
         """A network of some weights. (Building one is quicker than loading what torch's meta device needs.)"""
         from bench.seeding import torch_seeded
 
         with torch_seeded(0):
-            return self.build_model()
+            return self.build_model(from_data)
 
     def roles(self) -> Sequence[tuple[str, str]]:
         """The network's ordered (pattern, role) pairs; `ROLES` of the module that defines it."""
@@ -153,74 +154,3 @@ def roled_parameters(model: nn.Module, patterns: Sequence[tuple[str, str]]) -> l
     if idle := [pattern for i, (pattern, _) in enumerate(patterns) if i not in used]:
         raise UsageError(f"role patterns {idle} match no parameter of {type(model).__name__}")
     return roled
-
-
-# Every argument of a dataset's constructor stands here, so that it is in the protocol's hash.
-_DOCUMENTS_DATA: dict[str, JsonValue] = {
-    "classes": 10, "training": 1000, "validation": 200, "test": 200, "tokens": 16, "vocab_size": 1000,
-    "image_size": 64, "audio_size": 64, "data_seed": 0,
-}  # fmt: skip
-_PAIRED_DATA: dict[str, JsonValue] = {
-    "training": 2000, "validation": 500, "test": 500, "classes": 20, "factors": 4, "noise": 0.04, "clutter": 0.05,
-    "pixel_noise": 0.1, "bins": 16, "vocab_size": 1000, "image_size": 64, "audio_size": 64, "data_seed": 0,
-}  # fmt: skip
-_DIGITS_DATA: dict[str, JsonValue] = {
-    "training": 2000, "validation": 300, "test": 300, "image_size": 32, "mels": 32, "frames": 64, "data_seed": 0,
-}  # fmt: skip
-_STUDY_NETWORK: dict[str, JsonValue] = {
-    "vocab_size": 1000,
-    "text_embed_dim": 256,
-    "text_seq_len": 32,
-    "image_size": 64,
-    "patch_size": 8,
-    "latent_dim": 256,
-    "num_layers": 3,
-    "memory_size": 64,
-    "num_heads": 4,
-    "audio_channels": [64, 128, 256, 512],
-    "feedback_steps": 2,
-    "dropout": 0.1,
-}
-_SMALL_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
-    "text_embed_dim": 64,
-    "latent_dim": 64,
-    "image_size": 32,
-    "num_layers": 1,
-    "audio_channels": [16, 32, 64, 128],
-}
-
-WORKLOADS: dict[str, Workload] = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            name="documents",
-            title="class-only synthetic data of the documents' study",
-            dataset="bench.datasets.documents:DocumentsData",
-            dataset_options=_DOCUMENTS_DATA,
-            model_options=_STUDY_NETWORK,
-        ),
-        Workload(
-            name="paired",
-            title="synthetic samples whose modalities share instance factors",
-            dataset="bench.datasets.paired:PairedData",
-            dataset_options=_PAIRED_DATA,
-            model_options=_STUDY_NETWORK,
-        ),
-        Workload(
-            name="paired_small",
-            title="paired at width 64, one layer, 32 × 32 pixels and 16 × 16 spectrograms",
-            dataset="bench.datasets.paired:PairedData",
-            dataset_options=_PAIRED_DATA | {"training": 1000, "image_size": 32, "audio_size": 16},
-            model_options=_SMALL_NETWORK,
-        ),
-        Workload(
-            name="spoken_digits",
-            title="MNIST images, spoken digits and their captions",
-            dataset="bench.datasets.spoken_digits:SpokenDigits",
-            dataset_options=_DIGITS_DATA,
-            reads_files=True,
-            model_options=_SMALL_NETWORK | {"vocab_size": 34, "num_layers": 2},
-            multi_positive=True,
-        ),
-    )
-}

@@ -12,6 +12,8 @@ of min(1, k/n_c) and no more: R@1 is K/N at best, 5 % for 200 samples, whatever 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise
-from bench.datasets.samples import SPLIT_KEYS, Dataset, HeldOut, Samples, Split
+from bench.datasets.samples import MODALITIES, SPLIT_KEYS, Dataset, HeldOut, Samples, Split, require_modalities
 
 # C classes, L tokens, H × W pixels, F frequency rows × T time columns, N samples.
 IDS_PER_CLASS = 10
@@ -105,6 +107,7 @@ class DocumentsData(Dataset):
         image_size: int = 64,
         audio_size: int = 64,
         data_seed: int = 0,
+        modalities: Sequence[str] = MODALITIES,
         device: torch.device | str = "cpu",
     ) -> None:
         sizes = {"classes": classes, "training": training, "validation": validation, "test": test, "tokens": tokens}
@@ -115,6 +118,7 @@ class DocumentsData(Dataset):
         if vocab_size < IDS_PER_CLASS * classes:
             raise ValueError(f"DocumentsData: {vocab_size=} is too small; {IDS_PER_CLASS * classes} ids are needed")
         self._classes, self._vocab_size, self._data_seed = classes, vocab_size, data_seed
+        self._modalities = require_modalities(modalities)
         self._text_CL = text_prototypes(classes, tokens, data_seed).to(device)
         self._image_C3HW = image_prototypes(classes, image_size).to(device)
         self._audio_C1FT = audio_prototypes(classes, audio_size).to(device)
@@ -151,17 +155,22 @@ class DocumentsData(Dataset):
     def _render(self, labels_N: Tensor, *key: int) -> Samples:
         """The samples of `labels_N` with the noise of `key` (seed, split and, in training, epoch)."""
         indices_N = torch.arange(len(labels_N), device=labels_N.device)
-        keys = {
-            stream: noise.sample_keys(*key, stream, indices=indices_N)
-            for stream in (Stream.TEXT, Stream.IMAGE, Stream.AUDIO)
-        }
-        return Samples(
-            label_N=labels_N,
-            match_N=indices_N,
-            text_NL=_replace_tokens(self._text_CL[labels_N], keys[Stream.TEXT], self._vocab_size),
-            image_N3HW=noise.add_normal_(self._image_C3HW[labels_N], keys[Stream.IMAGE], NOISE_DEVIATION).clamp_(0, 1),
-            audio_N1FT=noise.add_normal_(self._audio_C1FT[labels_N], keys[Stream.AUDIO], NOISE_DEVIATION).clamp_(0, 1),
-        )
+        samples = Samples(label_N=labels_N, match_N=indices_N)
+        if "text" in self._modalities:
+            keys_N = noise.sample_keys(*key, Stream.TEXT, indices=indices_N)
+            samples = replace(samples, text_NL=_replace_tokens(self._text_CL[labels_N], keys_N, self._vocab_size))
+        if "image" in self._modalities:
+            keys_N = noise.sample_keys(*key, Stream.IMAGE, indices=indices_N)
+            samples = replace(samples, image_N3HW=_noisy(self._image_C3HW[labels_N], keys_N))
+        if "audio" in self._modalities:
+            keys_N = noise.sample_keys(*key, Stream.AUDIO, indices=indices_N)
+            samples = replace(samples, audio_N1FT=_noisy(self._audio_C1FT[labels_N], keys_N))
+        return samples
+
+
+def _noisy(x: Tensor, keys_N: Tensor) -> Tensor:
+    """`x` with normal noise, clipped; it is overwritten."""
+    return noise.add_normal_(x, keys_N, NOISE_DEVIATION).clamp_(0, 1)
 
 
 def _replace_tokens(text_NL: Tensor, keys_N: Tensor, vocab_size: int) -> Tensor:

@@ -20,6 +20,7 @@ modalities' copies of a factor correlate by 1 - noise, which bounds what any mat
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise as stream
-from bench.datasets.samples import SPLIT_KEYS, Dataset, HeldOut, Samples, Split
+from bench.datasets.samples import MODALITIES, SPLIT_KEYS, Dataset, HeldOut, Samples, Split, require_modalities
 
 # K classes, F factors, L tokens, V words, H × W pixels, F × T spectrogram, N samples.
 MAX_FACTORS = 6
@@ -83,6 +84,7 @@ class PairedData(Dataset):
         image_size: int = 64,
         audio_size: int = 64,
         data_seed: int = 0,
+        modalities: Sequence[str] = MODALITIES,
         device: torch.device | str = "cpu",
     ) -> None:
         counts = {"training": training, "validation": validation, "test": test, "classes": classes, "bins": bins}
@@ -101,6 +103,7 @@ class PairedData(Dataset):
         self._noise, self._clutter, self._pixel_noise = noise, clutter, pixel_noise
         self._image_size, self._audio_size = image_size, audio_size
         self._data_seed, self._device = data_seed, torch.device(device)
+        self._modalities = require_modalities(modalities)
         self._image_emblem_KCHW = self._emblems(Kind.IMAGE, channels=3, size=image_size)
         self._audio_emblem_KCFT = self._emblems(Kind.AUDIO, channels=1, size=audio_size)
         self._truth = {split: self._draw_truth(split) for split in SPLIT_KEYS}
@@ -170,9 +173,9 @@ class PairedData(Dataset):
         return Samples(
             label_N=label_N,
             match_N=torch.arange(len(label_N), device=self._device),
-            text_NL=self._text(noise),
-            image_N3HW=self._image(noise),
-            audio_N1FT=self._audio(noise),
+            text_NL=self._text(noise) if "text" in self._modalities else None,
+            image_N3HW=self._image(noise) if "image" in self._modalities else None,
+            audio_N1FT=self._audio(noise) if "audio" in self._modalities else None,
         )
 
     def _text(self, noise: _Noise) -> Tensor:

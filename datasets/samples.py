@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+Modality = Literal["text", "image", "audio"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 HeldOut = Literal["validation", "test"]
 Split = Literal["training", "validation", "test"]
 
@@ -25,9 +27,9 @@ class DataError(ValueError):
 class Samples:
     """N samples; a modality that a workload lacks is None.
 
-    text_NL: int64 token ids. text_mask_NL: bool, True at real tokens; None where nothing is padded.
-    image_N3HW, audio_N1FT: float32. label_N: int64 class. match_N: int64; samples of equal match id are mutual
-    positives in retrieval (instance-level: all different).
+    text_NL: int64 token ids. image_N3HW, audio_N1FT: float32. text_mask_NL, audio_mask_NT: bool, True at real tokens
+    and frames; None where nothing is padded. label_N: int64 class. match_N: int64; samples of equal match id are
+    mutual positives in retrieval (instance-level: all different).
     """
 
     label_N: Tensor
@@ -36,6 +38,7 @@ class Samples:
     text_mask_NL: Tensor | None = None
     image_N3HW: Tensor | None = None
     audio_N1FT: Tensor | None = None
+    audio_mask_NT: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.match_N)
@@ -53,13 +56,31 @@ class Samples:
         named = {"text": self.text_NL, "image": self.image_N3HW, "audio": self.audio_N1FT}
         return {name: x for name, x in named.items() if x is not None}
 
+    def masks(self) -> dict[str, Tensor]:
+        """By modality what of its input is real: tokens [N, L], frames [N, T]; absent where all of it is."""
+        named = {"text": self.text_mask_NL, "audio": self.audio_mask_NT}
+        return {name: mask for name, mask in named.items() if mask is not None}
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
         present = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         return replace(self, **{name: change(value) for name, value in present.items()})
 
 
+class SampleSource(Protocol):
+    """N samples that are taken as they are needed: `Samples` themselves, or rows that lead to stored files."""
+
+    @property
+    def label_N(self) -> Tensor: ...
+    @property
+    def match_N(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def take(self, indices: Tensor | slice, /) -> Samples:
+        """The samples at `indices` (int64, on the samples' device) or of a slice."""
+        ...
+
+
 class Dataset(ABC):
-    """The three splits of a workload, resident on one device; disjoint and fixed but for training noise."""
+    """The three splits of a workload; disjoint and fixed but for training noise. Samples arrive on one device."""
 
     @property
     @abstractmethod
@@ -67,16 +88,23 @@ class Dataset(ABC):
         """Number of training samples."""
 
     @abstractmethod
-    def training(self, epoch: int, noise_seed: int) -> Samples:
+    def training(self, epoch: int, noise_seed: int) -> SampleSource:
         """All training samples of an epoch (counted from 1), in index order.
 
-        Recipes that re-noise draw from a counter-based stream keyed by (`noise_seed`, epoch, sample), so the same
-        arguments give the same bits.
+        Recipes that re-noise, augment or choose draw from a counter-based stream keyed by (`noise_seed`, epoch,
+        sample), so the same arguments give the same bits.
         """
 
     @abstractmethod
-    def held_out(self, split: HeldOut) -> Samples:
+    def held_out(self, split: HeldOut) -> SampleSource:
         """The fixed validation or test samples."""
+
+    def pools(self, split: HeldOut) -> Sequence[SampleSource]:
+        """What is retrieved from: the split's samples, or, where samples share an image or a clip, each thing once.
+
+        Every modality is in one of them; match ids lead from one to the other.
+        """
+        return (self.held_out(split),)
 
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor | None:
         """The best possible matcher's score of item i of modality `first` with item j of `second`, [N, N].
@@ -96,3 +124,27 @@ class Dataset(ABC):
     def digest(self) -> str | None:
         """SHA-256 over the files read; None for a synthetic recipe."""
         return None
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was left out or is odd, a line each."""
+        return ()
+
+    @property
+    def network_options(self) -> Mapping[str, int]:
+        """What the data decides of the network, such as the size of a fitted vocabulary; {} where nothing."""
+        return {}
+
+
+def ids_by_modality(pools: Sequence[SampleSource], kind: Literal["match", "label"]) -> dict[str, Tensor]:
+    """The match ids, or labels, of the items of every modality."""
+    ids = [pool.match_N if kind == "match" else pool.label_N for pool in pools]
+    return {name: own for pool, own in zip(pools, ids, strict=True) for name in pool.take(slice(0, 1)).inputs()}
+
+
+def require_modalities(modalities: Sequence[str], offered: Sequence[str] = MODALITIES) -> frozenset[str]:
+    """`modalities` as a set; raises `ValueError` where there are fewer than two, or one that is not offered."""
+    if len(set(modalities)) < 2 or not set(modalities) <= set(offered):
+        raise ValueError(f"modalities are {', '.join(modalities) or 'none'}; allowed are two or more of "
+                         f"{', '.join(offered)}")  # fmt: skip
+    return frozenset(modalities)

@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from bench.datasets.audio import SoundFormat, import_libraries, read_sound
 from bench.datasets.samples import DataError, Split
 
 DIGITS = 10
@@ -29,7 +29,7 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 IDX_BYTES = 8  # the type code of unsigned bytes in an idx file's magic number
 MNIST_SIZE = 28
 SAMPLE_RATE = 8000
-RECORDING_FORMAT = ("WAV", "PCM_16", 1, SAMPLE_RATE)
+RECORDING_FORMAT = SoundFormat("WAV", "PCM_16", 1, SAMPLE_RATE)
 RECORDING_NAME = re.compile(r"([0-9])_([^_]+)_(0|[1-9][0-9]*)\.wav")
 
 
@@ -131,40 +131,18 @@ def read_mnist(files: Files) -> tuple[np.ndarray, np.ndarray]:
     return image_NHW, label_N
 
 
-def import_libraries() -> tuple[ModuleType, ModuleType]:
-    """soundfile and torchaudio, which nothing but this workload needs."""
-    try:
-        import soundfile
-        import torchaudio
-    except (ImportError, OSError, RuntimeError) as error:  # also a missing libsndfile, a torchaudio of another torch
-        reason = str(error).partition("\n")[0]
-        raise ImportError(f"workload spoken_digits unavailable: {reason}") from error
-    return soundfile, torchaudio
-
-
-def _words(file_format: str, subtype: str, channels: int, rate: int) -> str:
-    return f"{file_format} {subtype}, {channels} channel(s) at {rate} Hz"
-
-
 def read_recording(path: Path) -> np.ndarray:
     """The clip's waveform in [-1, 1), float32 [S]; an empty, silent, cut or unexpected file raises DataError."""
-    soundfile, _ = import_libraries()
+    import_libraries("workload spoken_digits")
     try:
-        with path.open("rb") as file:
-            riff_size = 8 + int.from_bytes(file.read(8)[4:], "little")  # what the header says of the whole file
-        with soundfile.SoundFile(str(path)) as file:
-            found = (file.format, file.subtype, file.channels, file.samplerate)
-            wave_S = file.read(dtype="float32")
-    except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"spoken_digits: {path} cannot be read ({error}); expected a wav file") from error
+        wave_SC, found = read_sound(path)
+    except DataError as error:
+        raise DataError(f"spoken_digits: {error}") from error
     if found != RECORDING_FORMAT:
-        raise DataError(f"spoken_digits: {path} is {_words(*found)}; expected {_words(*RECORDING_FORMAT)}")
-    # libsndfile reads a cut file without a word, as far as it goes.
-    if riff_size > path.stat().st_size:
-        raise DataError(f"spoken_digits: {path} is cut off at {path.stat().st_size} bytes; expected {riff_size}")
-    if not wave_S.any():
+        raise DataError(f"spoken_digits: {path} is {found}; expected {RECORDING_FORMAT}")
+    if not wave_SC.any():
         raise DataError(f"spoken_digits: {path} is empty or silent; expected speech")
-    return wave_S
+    return wave_SC[:, 0]
 
 
 def digest(data_dir: Path | None) -> str:

@@ -7,8 +7,8 @@ test. All samples of a digit match each other (class-level retrieval): a recordi
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -16,16 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from bench.datasets import noise
-from bench.datasets.samples import SPLIT_KEYS, DataError, Dataset, HeldOut, Samples, Split
+from bench.datasets import audio, noise
+from bench.datasets.cache import Recipe, Shape, cached
+from bench.datasets.media import stamp
+from bench.datasets.samples import (
+    MODALITIES,
+    SPLIT_KEYS,
+    DataError,
+    Dataset,
+    HeldOut,
+    Samples,
+    Split,
+    require_modalities,
+)
 from bench.datasets.spoken_digit_files import (
     DIGITS,
     MNIST_SIZE,
     SAMPLE_RATE,
+    Files,
     Recording,
-    import_libraries,
     locate,
     read_mnist,
     read_recording,
@@ -44,10 +54,8 @@ PADDED_SIZE = 32  # a power of two, which patches of 4, 8 and 16 divide
 # Mean and standard deviation over MNIST's 60,000 training images, the published numbers: no image used here enters.
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081
 
-WINDOW, HOP = 200, 80  # 25 ms and 10 ms
-N_FFT = 256  # the window padded with zeros: 200 bins leave mel bands empty from 80 bands on
-LOG_FLOOR = 1e-9
-CHUNK = 128  # clips transformed at once: what their padding costs is kept small by going in order of length
+# Windows of 25 ms every 10 ms, padded with zeros: 200 bins leave mel bands empty from 80 bands on.
+SPECTROGRAM = audio.LogMel(rate=SAMPLE_RATE, n_fft=256, window=200, hop=80)
 
 
 class Stream(IntEnum):
@@ -58,50 +66,25 @@ class Stream(IntEnum):
 
 
 def log_mel(waves: Sequence[np.ndarray], *, mels: int, frames: int) -> Tensor:
-    """Log-mel spectrograms, each clip normalised to mean 0 and deviation 1, then cut or padded to `frames`.
+    """Log-mel spectrograms of windows of 25 ms every 10 ms, float32 [N, 1, F, T]; see `audio.log_mel`.
 
-    ln(power + 1e-9) of windows of 25 ms every 10 ms, the first centred on the first sample; float32 [N, 1, F, T]. Mean
-    and deviation are over all of a clip's own frames; padding is 0, its mean. Of a longer clip the beginning is kept:
-    64 frames hold 93 % of FSDD's clips whole, and of all but four at least nine tenths of the energy.
+    Of a longer clip the beginning is kept: 64 frames hold 93 % of FSDD's clips whole, and of all but four at least nine
+    tenths of the energy.
     """
-    _, torchaudio = import_libraries()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="At least one mel filterbank")
-        try:
-            mel_power = torchaudio.transforms.MelSpectrogram(
-                SAMPLE_RATE, n_fft=N_FFT, win_length=WINDOW, hop_length=HOP, n_mels=mels, pad_mode="constant"
-            )
-        except UserWarning as warning:
-            raise ValueError(f"spoken_digits: {mels=} leaves bands without a frequency at n_fft {N_FFT}") from warning
-    length_N = torch.tensor([len(wave_S) for wave_S in waves])
-    audio_N1FT = torch.zeros(len(waves), 1, mels, frames)
-    for chunk in length_N.argsort(stable=True).split(CHUNK):
-        padded = pad_sequence([torch.from_numpy(waves[i]) for i in chunk.tolist()], batch_first=True)
-        spectra = torch.log(mel_power(padded) + LOG_FLOOR)  # [n, F, longest]
-        n_frames = 1 + length_N[chunk] // HOP
-        real = torch.arange(spectra.shape[-1]) < n_frames[:, None, None]
-        kept = _normalise(spectra, real, n_frames * mels)[:, :, :frames]
-        audio_N1FT[chunk, 0, :, : kept.shape[-1]] = kept
-    return audio_N1FT
-
-
-def _normalise(spectra: Tensor, real: Tensor, count: Tensor) -> Tensor:
-    """Each clip's `count` values at `real` to mean 0 and standard deviation 1, the rest to 0."""
-    centred = (spectra - ((spectra * real).sum((1, 2)) / count)[:, None, None]) * real
-    return centred / (centred.square().sum((1, 2)) / count).sqrt()[:, None, None]
+    return audio.log_mel([torch.from_numpy(wave_S) for wave_S in waves], replace(SPECTROGRAM, mels=mels), frames)[0]
 
 
 def prepare_images(image_NHW: np.ndarray, image_size: int) -> Tensor:
-    """Padded with black to 32 × 32, resized if another size is asked for, normalised, three equal channels; float32."""
+    """Padded with black to 32 × 32, resized if another size is asked for, normalised; float32 [N, 1, S, S]."""
     margin = (PADDED_SIZE - MNIST_SIZE) // 2
     image_N1HW = functional.pad(torch.from_numpy(image_NHW)[:, None].float() / 255, [margin] * 4)
     if image_size != PADDED_SIZE:
         image_N1HW = functional.interpolate(image_N1HW, (image_size, image_size), mode="bilinear", antialias=True)
-    return ((image_N1HW - PIXEL_MEAN) / PIXEL_DEVIATION).repeat(1, 3, 1, 1)
+    return (image_N1HW - PIXEL_MEAN) / PIXEL_DEVIATION
 
 
 class SpokenDigits(Dataset):
-    """The real tri-modal set, read at construction; every epoch has the same training samples.
+    """The real tri-modal set, from the cache where it has been read before; every epoch has the same training samples.
 
     A split takes recordings of the digits in turn, each digit's in an order drawn by `data_seed`: digits are balanced
     as far as the files go, and a smaller split is the beginning of a larger one. Each recording has an image of its
@@ -119,6 +102,7 @@ class SpokenDigits(Dataset):
         mels: int = 32,
         frames: int = 64,
         data_seed: int = 0,
+        modalities: Sequence[str] = MODALITIES,
         device: torch.device | str = "cpu",
     ) -> None:
         sizes: dict[Split, int] = {"training": training, "validation": validation, "test": test}
@@ -127,16 +111,11 @@ class SpokenDigits(Dataset):
         }
         if too_small:
             raise ValueError(f"SpokenDigits: {too_small} is too small; all must be at least 1")
+        wanted = require_modalities(modalities)
         files = locate(data_dir)
-        image_NHW, label_N = read_mnist(files)
-        self._digest = digest(data_dir)
-        self._samples: dict[Split, Samples] = {}
-        for split, size in sizes.items():
-            recordings = choose_recordings(files.recordings, split, size, data_seed)
-            images = choose_images(label_N, [r.digit for r in recordings], split, data_seed, files.labels)
-            self._samples[split] = _samples(
-                recordings, prepare_images(image_NHW[images], image_size), mels=mels, frames=frames
-            ).to(device)
+        entry = cached(_recipe(files, data_dir, sizes, image_size, mels, frames, data_seed))
+        self._digest = entry.facts["digest"]
+        self._samples = {split: _samples(entry.arrays, split, wanted).to(device) for split in sizes}
 
     @property
     def training_size(self) -> int:
@@ -199,14 +178,52 @@ def choose_images(
     return images
 
 
-def _samples(recordings: Sequence[Recording], image_N3HW: Tensor, *, mels: int, frames: int) -> Samples:
-    label_N = torch.tensor([r.digit for r in recordings])
-    text_CL, mask_CL = TOKENIZER.encode_batch(CAPTIONS, TEXT_LENGTH)
-    return Samples(
-        label_N=label_N,
-        match_N=label_N,
-        text_NL=text_CL[label_N],
-        text_mask_NL=mask_CL[label_N],
-        image_N3HW=image_N3HW,
-        audio_N1FT=log_mel([read_recording(r.path) for r in recordings], mels=mels, frames=frames),
-    )
+def _recipe(
+    files: Files,
+    data_dir: Path | None,
+    sizes: Mapping[Split, int],
+    image_size: int,
+    mels: int,
+    frames: int,
+    data_seed: int,
+) -> Recipe:
+    """What the cache keeps of the set: labels, grey images and spectrograms of each split."""
+
+    def fill(arrays: Mapping[str, np.ndarray], advance: Callable[[int], None]) -> Mapping[str, str]:
+        image_NHW, label_N = read_mnist(files)
+        for split, size in sizes.items():
+            recordings = choose_recordings(files.recordings, split, size, data_seed)
+            images = choose_images(label_N, [r.digit for r in recordings], split, data_seed, files.labels)
+            arrays[f"{split}-label"][:] = [r.digit for r in recordings]
+            arrays[f"{split}-image"][:] = prepare_images(image_NHW[images], image_size).numpy()
+            arrays[f"{split}-audio"][:] = log_mel(
+                [read_recording(r.path) for r in recordings], mels=mels, frames=frames
+            ).numpy()
+            advance(size)
+        return {"digest": digest(data_dir)}
+
+    shapes: dict[str, Shape] = {}
+    for split, size in sizes.items():
+        shapes[f"{split}-label"] = Shape((size,), "int64")
+        shapes[f"{split}-image"] = Shape((size, 1, image_size, image_size), "float32")
+        shapes[f"{split}-audio"] = Shape((size, 1, mels, frames), "float32")
+    paths = [files.images, files.labels, *(recording.path for recording in files.recordings)]
+    folder = files.recordings[0].path.parent.resolve()
+    settings = {"folder": str(folder), "sizes": dict(sizes), "image_size": image_size, "mels": mels, "frames": frames,
+                "data_seed": data_seed}  # fmt: skip
+    return Recipe(name="spoken_digits", settings=settings, stamp=stamp(paths), shapes=shapes,
+                  steps=sum(sizes.values()), fill=fill)  # fmt: skip
+
+
+def _samples(arrays: Mapping[str, Tensor], split: Split, wanted: Set[str]) -> Samples:
+    """A split's samples with the modalities that are wanted."""
+    label_N = arrays[f"{split}-label"]
+    samples = Samples(label_N=label_N, match_N=label_N)
+    if "text" in wanted:
+        text_CL, mask_CL = TOKENIZER.encode_batch(CAPTIONS, TEXT_LENGTH)
+        samples = replace(samples, text_NL=text_CL[label_N], text_mask_NL=mask_CL[label_N])
+    if "image" in wanted:
+        samples = replace(samples, image_N3HW=arrays[f"{split}-image"].repeat(1, 3, 1, 1))
+    if "audio" in wanted:
+        samples = replace(samples, audio_N1FT=arrays[f"{split}-audio"].clone())
+    return samples

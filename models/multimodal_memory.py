@@ -53,6 +53,7 @@ class NoDropout:
 
 
 NO_DROPOUT = NoDropout()
+NO_MASKS: Mapping[str, Tensor] = {}
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -171,12 +172,16 @@ class AudioEncoder(nn.Module):
         self.projection = nn.Linear(channels[-1], width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, audio_B1FT: Tensor, dropout: Dropout) -> Tensor:
-        """[B, D]."""
+    def forward(self, audio_B1FT: Tensor, mask_BT: Tensor | None, dropout: Dropout) -> Tensor:
+        """[B, D]; `mask_BT` is True at real frames: the average leaves out places centred on padding."""
         x = audio_B1FT
         for convolution, batch_norm in zip(self.convolutions, self.norms, strict=True):
             x = dropout.channels(F.relu(batch_norm(at_least_float32(convolution(x)))))
-        return norm(self.norm, self.projection(x.mean(dim=(2, 3))))
+        if mask_BT is None:
+            return norm(self.norm, self.projection(x.mean(dim=(2, 3))))
+        weight_B1T = mask_BT[:, None, :: 2 ** len(self.convolutions)].to(x.dtype)  # place j is centred on frame 16 j
+        mean_BC = (x.mean(dim=2) * weight_B1T).sum(dim=2) / weight_B1T.sum(dim=2).clamp_min(1)
+        return norm(self.norm, self.projection(mean_BC))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,15 +330,15 @@ class MultiModalMemoryNetwork(nn.Module):
         self.feedback_norm = nn.LayerNorm(D)
         self.decoders = nn.ModuleDict({name: decoder(D, E if name == "text" else D, dropout) for name in MODALITIES})
 
-    def encode(self, inputs: Mapping[str, Tensor], text_mask_BL: Tensor | None, dropout: Dropout) -> dict[str, Tensor]:
+    def encode(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor], dropout: Dropout) -> dict[str, Tensor]:
         """Each present modality's encoding after its own memory, [B, D]."""
         encodings = {}
         if "text" in inputs:
-            encodings["text"] = self.text_projection(self.text_encoder(inputs["text"], text_mask_BL, dropout))
+            encodings["text"] = self.text_projection(self.text_encoder(inputs["text"], masks.get("text"), dropout))
         if "image" in inputs:
             encodings["image"] = self.image_encoder(inputs["image"], dropout)
         if "audio" in inputs:
-            encodings["audio"] = self.audio_encoder(inputs["audio"], dropout)
+            encodings["audio"] = self.audio_encoder(inputs["audio"], masks.get("audio"), dropout)
         memories = {name: self.memory(name) for name in encodings}
         return {name: memory.read(encodings[name], memory.folded()) for name, memory in memories.items()}
 
@@ -344,10 +349,13 @@ class MultiModalMemoryNetwork(nn.Module):
         return memory
 
     def forward(
-        self, inputs: Mapping[str, Tensor], text_mask_BL: Tensor | None = None, dropout: Dropout = NO_DROPOUT
+        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS, dropout: Dropout = NO_DROPOUT
     ) -> dict[str, Tensor]:
-        """The embedding [B, D] of every modality in `inputs` (text ids, images, spectrograms), each seen alone."""
-        encodings = self.encode(inputs, text_mask_BL, dropout)
+        """The embedding [B, D] of every modality in `inputs` (text ids, images, spectrograms), each seen alone.
+
+        `masks` are True at real tokens [B, L] and frames [B, T] of the modalities that have padding.
+        """
+        encodings = self.encode(inputs, masks, dropout)
         slots = self.central.folded()
         z_RD = self.central.read(self.fusion(encodings, self.type_vectors, dropout), slots)
         for _ in range(self.feedback_steps):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.models.multimodal_memory import MODALITIES, Memory, MultiModalMemoryNetwork
+from bench.models.multimodal_memory import MODALITIES, NO_MASKS, Memory, MultiModalMemoryNetwork
 
 
 def read(memory: Memory, q_BD: Tensor) -> Tensor:
@@ -21,15 +21,15 @@ def read(memory: Memory, q_BD: Tensor) -> Tensor:
     return memory.norm(q_BD + mixed_B1D.squeeze(1))
 
 
-def encode(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask_BL: Tensor | None) -> Tensor:
+def encode(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
     """One modality's encoding after its own memory, [B, D]."""
     p = network.dropout_probability if network.training else 0.0
     if name == "text":
         encoder = network.text_encoder
         hidden = F.dropout(encoder.embedding(x) + encoder.positions_embedding.weight[: x.shape[1]], p)
         for layer in encoder.layers:
-            hidden = layer(hidden, src_key_padding_mask=None if mask_BL is None else ~mask_BL)
-        weight = torch.ones_like(x, dtype=hidden.dtype) if mask_BL is None else mask_BL.to(hidden.dtype)
+            hidden = layer(hidden, src_key_padding_mask=None if mask is None else ~mask)
+        weight = torch.ones_like(x, dtype=hidden.dtype) if mask is None else mask.to(hidden.dtype)
         mean = (hidden * weight.unsqueeze(-1)).sum(1) / weight.sum(1, keepdim=True)
         encoding = network.text_projection(encoder.norm(mean))
     elif name == "image":
@@ -44,14 +44,16 @@ def encode(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask_BL: Tens
         hidden = x
         for convolution, batch_norm in zip(encoder.convolutions, encoder.norms, strict=True):
             hidden = F.dropout2d(F.relu(batch_norm(convolution(hidden))), p)
-        encoding = encoder.norm(encoder.projection(hidden.mean(dim=(2, 3))))
+        frames = [hidden.shape[3]] * len(x) if mask is None else [-(-int(n) // 16) for n in mask.sum(dim=1)]
+        mean = torch.stack([clip[:, :, :n].mean(dim=(1, 2)) for clip, n in zip(hidden, frames, strict=True)])
+        encoding = encoder.norm(encoder.projection(mean))
     return read(network.memory(name), encoding)
 
 
-def embed(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+def embed(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
     """The embedding [B, D] of a forward pass with modality `name` alone."""
     p = network.dropout_probability if network.training else 0.0
-    present = encode(network, name, x, mask_BL)
+    present = encode(network, name, x, mask)
     blocks = [(present if m == name else torch.zeros_like(present)) + t
               for m, t in zip(MODALITIES, network.type_vectors, strict=True)]  # fmt: skip
     bits = present.new_tensor([float(m == name) for m in MODALITIES]).expand(len(present), -1)
@@ -66,7 +68,7 @@ def embed(network: MultiModalMemoryNetwork, name: str, x: Tensor, mask_BL: Tenso
 
 
 def forward(
-    network: MultiModalMemoryNetwork, inputs: Mapping[str, Tensor], text_mask_BL: Tensor | None = None
+    network: MultiModalMemoryNetwork, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS
 ) -> dict[str, Tensor]:
     """The embedding of every modality in `inputs`, each from a pass of its own."""
-    return {name: embed(network, name, x, text_mask_BL if name == "text" else None) for name, x in inputs.items()}
+    return {name: embed(network, name, x, masks.get(name)) for name, x in inputs.items()}

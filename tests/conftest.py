@@ -1,11 +1,14 @@
-"""A protocol small enough to run in a second, and plugins as files."""
+"""A protocol small enough to run in a second, plugins as files, and the command in this process."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from bench.protocol import PROTOCOLS, Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import PROTOCOLS, changed
 
 PLUGIN = """
 import os
@@ -42,6 +45,14 @@ TINY = {
         },
     },
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded data of tests stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +96,30 @@ def write_plugin(tmp_path: Path) -> Callable[[str], str]:
         return f"{path}:Mine"
 
     return write
+
+
+class Called(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """The command as a user types it, in a folder with results/, on a terminal of 80 columns."""
+    from bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        assert isinstance(code, int)
+        return Called(code, *capsys.readouterr())
+
+    return call

@@ -12,7 +12,8 @@ from bench.errors import StorageError
 from bench.execution import execute
 from bench.optimizers.catalog import CATALOG
 from bench.plan import Run
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.record import Outcome, RunRecord, read_record, record_text
 from bench.registry import entry, select
 

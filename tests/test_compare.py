@@ -17,7 +17,7 @@ from bench.comparison import compare_studies
 from bench.comparison_text import sentences
 from bench.errors import UsageError
 from bench.plan import slug
-from bench.protocol import PROTOCOLS, changed
+from bench.protocols import PROTOCOLS, changed
 from bench.record import Environment, Fingerprints, Outcome, ProtocolName, RunRecord, Seconds
 from bench.seed_planning import Question, plan_for_study
 from bench.store import Store

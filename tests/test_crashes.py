@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.record import Outcome
 from bench.store import Store
 

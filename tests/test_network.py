@@ -12,7 +12,8 @@ from bench.models import multimodal_memory_reference as reference
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import MODALITIES, ROLES, Memory, MultiModalMemoryNetwork
 from bench.spec import Role
-from bench.workload import WORKLOADS, roled_parameters
+from bench.workload import roled_parameters
+from bench.workloads import WORKLOADS
 
 STUDY = WORKLOADS["documents"].model_options
 FLICKR8K = {"vocab_size": 34, "text_embed_dim": 512, "text_seq_len": 77, "image_size": 224, "patch_size": 16,
@@ -31,16 +32,17 @@ def build(options: dict, seed: int = 0) -> MultiModalMemoryNetwork:
         return MultiModalMemoryNetwork(**options)
 
 
-def make_inputs(batch: int = 6) -> tuple[dict[str, Tensor], Tensor]:
+def make_inputs(batch: int = 6) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     inputs = {
         "text": torch.randint(0, 50, (batch, 10), generator=generator),
         "image": torch.randn(batch, 3, 16, 16, generator=generator, dtype=torch.float64),
-        "audio": torch.randn(batch, 1, 16, 24, generator=generator, dtype=torch.float64),
+        "audio": torch.randn(batch, 1, 16, 40, generator=generator, dtype=torch.float64),
     }
     mask = torch.rand(batch, 10, generator=generator) < 0.7
     mask[:, 0] = True
-    return inputs, mask
+    frames = torch.tensor([1, 40, 16, 17, 32, 33])[:batch]
+    return inputs, {"text": mask, "audio": torch.arange(40) < frames[:, None]}
 
 
 def contrastive_loss(embeddings: dict[str, Tensor]) -> Tensor:
@@ -78,8 +80,8 @@ def test_parameter_counts_are_exact(options, total, text, image, audio, memories
 
 
 def test_exactly_the_decoders_and_slot_updates_get_no_gradient():
-    network, (inputs, mask) = build(SMALL).double(), make_inputs()
-    contrastive_loss(network(inputs, mask)).backward()
+    network, (inputs, masks) = build(SMALL).double(), make_inputs()
+    contrastive_loss(network(inputs, masks)).backward()
     idle = {name for name, p in network.named_parameters() if p.grad is None}
     assert idle == {n for n, _ in network.named_parameters() if n.startswith("decoders.") or "_mlp." in n}
 
@@ -88,11 +90,11 @@ def test_exactly_the_decoders_and_slot_updates_get_no_gradient():
 @pytest.mark.parametrize("training", [False, True])
 def test_fast_forms_equal_the_straightforward_network(masked: bool, training: bool):
     """Embeddings and all gradients, float64, dropout 0; training mode covers the batch norms' batch statistics."""
-    inputs, mask = make_inputs()
+    inputs, masks = make_inputs()
     results = []
     for forward in (MultiModalMemoryNetwork.__call__, reference.forward):
         network = build(SMALL | {"dropout": 0.0}).double().train(training)
-        embeddings = forward(network, inputs, mask if masked else None)
+        embeddings = forward(network, inputs, masks if masked else {})
         contrastive_loss(embeddings).backward()
         results.append((embeddings, {n: p.grad for n, p in network.named_parameters() if p.grad is not None}))
     (fast, fast_gradients), (plain, plain_gradients) = results
@@ -105,25 +107,35 @@ def test_fast_forms_equal_the_straightforward_network(masked: bool, training: bo
 
 @pytest.mark.parametrize("present", [("text",), ("image", "audio"), ("text", "image")])
 def test_a_missing_modality_changes_nothing_for_the_others(present: tuple[str, ...]):
-    network, (inputs, mask) = build(SMALL).double().eval(), make_inputs()
-    whole = network(inputs, mask)
-    part = network({name: inputs[name] for name in present}, mask)
+    network, (inputs, masks) = build(SMALL).double().eval(), make_inputs()
+    whole = network(inputs, masks)
+    part = network({name: inputs[name] for name in present}, masks)
     assert tuple(part) == present
     for name in present:
         torch.testing.assert_close(part[name], whole[name], rtol=0, atol=1e-12)
 
 
 def test_padding_tokens_do_not_matter():
-    network, (inputs, mask) = build(SMALL).double().eval(), make_inputs()
-    other = torch.where(mask, inputs["text"], 49 - inputs["text"])
-    torch.testing.assert_close(
-        network({"text": inputs["text"]}, mask)["text"], network({"text": other}, mask)["text"], rtol=0, atol=1e-12
-    )
+    network, (inputs, masks) = build(SMALL).double().eval(), make_inputs()
+    other = torch.where(masks["text"], inputs["text"], 49 - inputs["text"])
+    one, two = (network({"text": text}, masks)["text"] for text in (inputs["text"], other))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+
+
+def test_silence_at_the_end_counts_only_without_a_mask():
+    """A clip with 128 frames of padding more: the same where the mask says so, not where all is taken as real."""
+    network, (inputs, _) = build(SMALL).double().eval(), make_inputs()
+    clip, longer = inputs["audio"][:, :, :, :32], F.pad(inputs["audio"][:, :, :, :32], (0, 128))
+    real = torch.arange(160).expand(len(clip), -1) < 32
+    short = network({"audio": clip})["audio"]
+    torch.testing.assert_close(network({"audio": longer}, {"audio": real})["audio"], short, rtol=0, atol=1e-12)
+    assert (network({"audio": longer})["audio"] - short).abs().max() > 1e-3
 
 
 def test_an_empty_text_is_finite():
     network = build(SMALL).eval()
-    embedding = network({"text": torch.zeros(2, 5, dtype=torch.int64)}, torch.zeros(2, 5, dtype=torch.bool))["text"]
+    nothing = {"text": torch.zeros(2, 5, dtype=torch.bool)}
+    embedding = network({"text": torch.zeros(2, 5, dtype=torch.int64)}, nothing)["text"]
     assert embedding.isfinite().all()
 
 
@@ -135,11 +147,11 @@ def test_non_finite_input_stays_visible():
 
 
 def test_bfloat16_matrices_stay_close():
-    network, (inputs, mask) = build(SMALL).eval(), make_inputs()
+    network, (inputs, masks) = build(SMALL).eval(), make_inputs()
     single = {name: x.float() if x.is_floating_point() else x for name, x in inputs.items()}
-    full = network(single, mask)
+    full = network(single, masks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = network(single, mask)
+        half = network(single, masks)
     for name in MODALITIES:
         assert half[name].dtype == torch.float32  # the last operation is a norm
         assert F.cosine_similarity(full[name], half[name]).min() > 0.99

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.cli import cli
 from bench.plan import slug
-from bench.protocol import PROTOCOLS, changed
+from bench.protocols import PROTOCOLS, changed
 from bench.record import Outcome, ProtocolName, RunRecord, Seconds
 from bench.seed_planning import MOST_PAIRS, SEEDS, Question, plan_for_study, plan_for_table
 from bench.seed_planning_text import sentences, view

@@ -11,11 +11,12 @@ import torch
 
 from bench.errors import UsageError
 from bench.optimizers.catalog import CATALOG
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.registry import entry, matrix_warnings, require_precision, select
 from bench.runner import prepare
 from bench.spec import Need, Role, RoledParameter, by_matrix_role, one_group, resolve
-from bench.workload import WORKLOADS
+from bench.workloads import WORKLOADS
 
 PICKY = """
 import torch
@@ -102,7 +103,7 @@ def test_odd_rates_are_refused(value: object):
 def test_workloads_leave_no_option_to_a_default(workload):
     """A default that is not written out would change results behind the protocol's hash."""
     for reference, options, given in (
-        (workload.dataset, workload.dataset_options, {"device", "data_dir"}),
+        (workload.dataset, workload.dataset_options, {"device", "data_dir", "modalities"}),
         (workload.model, workload.model_options, set()),
     ):
         accepted = set(inspect.signature(resolve(reference)).parameters) - given

@@ -10,7 +10,8 @@ from bench.datasets.documents import expected_log_same_class
 from bench.diagnostics import UpdateWatch
 from bench.execution import execute
 from bench.plan import TUNING_SEEDS, Run
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.record import CurvePoint, Outcome, RunRecord
 from bench.registry import entry
 

@@ -17,7 +17,8 @@ from bench.checkpoint import Keeper
 from bench.errors import UsageError
 from bench.execution import execute
 from bench.plan import Run
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.record import CurvePoint, Outcome, RunRecord
 from bench.registry import entry, require_precision, select
 from bench.trainer import Trainer

@@ -31,7 +31,7 @@ from bench.runner import Basis, Plan, make_plan, placed
 from bench.spec import OptimizerSpec
 from bench.study import Study
 from bench.suggestions import unknown
-from bench.workload import WORKLOADS
+from bench.workloads import WORKLOADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ OVERRIDES = click.option(
 _WHERE_AND_HOW = (
     click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]"),
     click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]"),
+    click.option("--limit", type=int, help="For a quick look: the first so many images or clips of each split."),
     RESULTS,
     click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]"),
     DATA_DIR,

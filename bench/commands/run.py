@@ -57,7 +57,7 @@ def run_command(
     """Run a study, or what is missing of it: optimizers × seeds under one protocol."""
     from bench.errors import UsageError
     from bench.paths import without_folders
-    from bench.protocol import default_protocol
+    from bench.protocols import default_protocol
     from bench.runner import carry_out, prepare
     from bench.trackers.selection import trackers
 
@@ -96,7 +96,7 @@ def run_command(
 
 def _require_seeds(protocol: Protocol | str, seeds: str | None, race: bool) -> None:
     """Raise `UsageError` for what would be found wrong only after the whole search."""
-    from bench.protocol import load_protocol
+    from bench.protocols import load_protocol
     from bench.racing import looks_within
     from bench.runner import parse_seeds
 

@@ -42,7 +42,7 @@ def speed_optimizers_command(
     from bench import speed
     from bench.environment import usable_cores
     from bench.placement import usable_device
-    from bench.protocol import load_protocol
+    from bench.protocols import load_protocol
     from bench.registry import select
     from bench.terminal import screen
 

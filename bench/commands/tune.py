@@ -85,7 +85,7 @@ def carry_out_search(
     import shlex
 
     from bench.paths import without_folders
-    from bench.protocol import default_protocol
+    from bench.protocols import default_protocol
     from bench.runner import basis
     from bench.search.tuning import replaced, search_plans, source, tune
     from bench.search.view import BestSoFar

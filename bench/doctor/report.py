@@ -39,7 +39,7 @@ from bench.doctor.network import Layer, Look, look_at
 from bench.doctor.rates import RateRange, try_rates
 from bench.errors import UsageError
 from bench.optimizers.catalog import GROUPS
-from bench.protocol import load_protocol
+from bench.protocols import load_protocol
 from bench.registry import PLUGIN_FAULTS, Selected, entry, select
 from bench.spec import Role
 

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from bench.protocol import PROTOCOLS
+from bench.protocols import PROTOCOLS
 from bench.record import Environment, Failure
 from bench.reporting.document import Bullets, Cell, Code, Paragraph, Section, Table, number, table
 from bench.reporting.findings import printable_line

@@ -13,7 +13,8 @@ from bench.errors import UsageError
 from bench.executor import Engine
 from bench.placement import Placement
 from bench.plan import TUNING_SEEDS, Run
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.ranking import OWN_FAILURES
 from bench.record import Outcome, RunRecord
 from bench.registry import Selected
@@ -217,7 +218,7 @@ class SearchSource(Source):
 
 def source(plans: Sequence[SearchPlan], basis: Basis, progress: Progress | None = None) -> SearchSource:
     """The runs of the searches, those left out whose records are in the store."""
-    digest, protocol = basis.data_digest(), basis.protocol
+    digest, protocol = basis.data().digest, basis.protocol
     entries = [
         _Entry(plan, _runs_of(plan, chosen, protocol, digest), plan.search(protocol))
         for plan, chosen in zip(plans, basis.selected, strict=True)

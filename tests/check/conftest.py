@@ -9,7 +9,8 @@ import pytest
 
 from bench.check.snapshot import Entry, KeptRun, Metric, Snapshot
 from bench.plan import slug
-from bench.protocol import PROTOCOLS, Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import PROTOCOLS, changed
 from bench.record import (
     CurvePoint,
     Environment,

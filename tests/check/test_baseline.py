@@ -14,7 +14,7 @@ from bench.check.baseline import NoBaselineError, read_baseline, to_text, write_
 from bench.check.snapshot import Snapshot, snapshot
 from bench.check.update import update_lines
 from bench.errors import BadRecordError, UsageError
-from bench.protocol import changed
+from bench.protocols import changed
 from bench.record import Outcome
 from bench.store import Store
 from bench.study import load_study

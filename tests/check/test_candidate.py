@@ -9,7 +9,7 @@ from bench.check.candidate import code_digest, plan_candidate
 from bench.check.snapshot import snapshot
 from bench.errors import UsageError
 from bench.plan import ended
-from bench.protocol import changed
+from bench.protocols import changed
 from bench.record import Outcome
 from bench.runner import prepare
 from bench.study import Study

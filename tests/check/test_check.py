@@ -8,7 +8,7 @@ import pytest
 from bench.check.check import Options, check
 from bench.check.result import Status
 from bench.errors import UsageError
-from bench.protocol import changed
+from bench.protocols import changed
 from bench.record import Fingerprints, Outcome
 
 

@@ -130,7 +130,7 @@ def test_smaller_split_is_the_beginning_of_a_larger_one(digits_dir: Path, digits
 def test_image_is_padded_with_black_and_normalised():
     pixels = np.full((1, 28, 28), 255, np.uint8)
     image = spoken_digits.prepare_images(pixels, 32)
-    assert image.shape == (1, 3, 32, 32)
+    assert image.shape == (1, 1, 32, 32)
     white, black = (1 - 0.1307) / 0.3081, -0.1307 / 0.3081
     expected = torch.full((32, 32), black)
     expected[2:30, 2:30] = white
@@ -143,7 +143,7 @@ def test_image_of_another_size_keeps_range_and_mean(size: int):
     pixels = np.zeros((2, 28, 28), np.uint8)
     pixels[0, 4:20, 8:24] = 255
     image, standard = (spoken_digits.prepare_images(pixels, s) for s in (size, 32))
-    assert image.shape == (2, 3, size, size)
+    assert image.shape == (2, 1, size, size)
     assert image.min() >= -0.1307 / 0.3081 - 1e-5
     assert image.max() <= (1 - 0.1307) / 0.3081 + 1e-5
     torch.testing.assert_close(image.mean((1, 2, 3)), standard.mean((1, 2, 3)), rtol=0, atol=0.01)

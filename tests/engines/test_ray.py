@@ -20,7 +20,8 @@ from bench.errors import EngineError, UsageError
 from bench.executor import Done, Engine, Listener, Progress, Shard, Started
 from bench.placement import Placement
 from bench.plan import Run
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.record import Outcome
 from bench.runner import Plan, carry_out, prepare
 from bench.store import Store

@@ -12,7 +12,7 @@ from bench.errors import UsageError
 from bench.execution import execute
 from bench.optimizers.catalog import CATALOG, GROUPS
 from bench.plan import Run
-from bench.protocol import PROTOCOLS, changed
+from bench.protocols import PROTOCOLS, changed
 from bench.record import Outcome
 from bench.registry import entry, select
 from bench.spec import Need, Role, RoledParameter

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.plan import slug
-from bench.protocol import PROTOCOLS, changed
+from bench.protocols import PROTOCOLS, changed
 from bench.record import (
     CurvePoint,
     Diagnostics,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.protocol import changed
+from bench.protocols import changed
 from bench.record import Outcome, RunRecord
 from bench.study import Study
 from bench.summary import bounds_lines, claim_lines, estimate, metric_title, outcomes_text, rows, settings_text
@@ -111,6 +111,10 @@ def test_bounds_are_printed(write_study: Write):
         "chance of R@1 where any item of the class counts: 5.00 %",
         "lowest expected loss these data allow: 3.951",
     ]
+    captions = write_study({"adam": {0: 40.0}}, name="captions", pools={"text": 5000, "image": 1000})
+    assert bounds_lines(captions)[0] == (
+        "retrieval among the test split's 5,000 texts, 1,000 images; averages over I→T, T→I"
+    )
     unknown = write_study({"adam": {0: 40.0}}, name="other", ceiling={})
     assert bounds_lines(unknown)[1] == "ceiling: not known; 100 % is not excluded"
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.protocol import changed
+from bench.protocols import changed
 from bench.reporting.markdown import markdown_cell, markdown_grid
 from bench.reporting.result_table import (
     NAME_WIDTH,

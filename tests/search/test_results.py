@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from bench.commands.export import export_command
 from bench.errors import UsageError
 from bench.plan import TUNING_SEEDS
-from bench.protocol import PROTOCOLS, changed
+from bench.protocols import PROTOCOLS, changed
 from bench.record import Failure, Outcome, ProtocolName, RunRecord, Seconds
 from bench.search.export import export
 from bench.search.plan import Range, SearchPlan, Tuned, read_plans, write_plan

@@ -1,10 +1,8 @@
-"""Studies made by hand: runs that ended, that were stopped, that were asked for; and the command in this process."""
+"""Studies made by hand: runs that ended, that were stopped, that were asked for."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -73,33 +71,6 @@ def maker(tmp_path: Path, tiny: Protocol) -> Callable[..., Maker]:
         return Maker(path, protocol)
 
     return make
-
-
-class Called(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
-    """The command as a user types it, in a folder with results/, on a terminal of 80 columns."""
-    from bench.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> Called:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        assert isinstance(code, int)
-        return Called(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture

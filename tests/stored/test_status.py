@@ -16,7 +16,8 @@ from rich.console import Console
 
 from bench.errors import BadRecordError
 from bench.plan import TUNING_SEEDS
-from bench.protocol import Protocol, changed
+from bench.protocol import Protocol
+from bench.protocols import changed
 from bench.races import Race, write_race
 from bench.record import Outcome, Seconds, read_record, record_text
 from bench.requests import read_requests, standing, write_request

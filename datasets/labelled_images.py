@@ -1,0 +1,156 @@
+"""Images of classes, and prompts that name them: Fashion-MNIST, CIFAR-10 and CIFAR-100, from torchvision's files.
+
+Every image of a class matches its one prompt: image to text is classification without a head, text to image asks for
+any image of the class. Files lie where torchvision has them, FashionMNIST/raw, cifar-10-batches-py or
+cifar-100-python, in the data folder or one of its own named after the set; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.datasets import noise
+from bench.datasets.rows import RowSamples, Stored
+from bench.datasets.samples import DataError, Dataset, HeldOut, Split, require_modalities
+from bench.datasets.tokenizers import CharacterTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """A set of torchvision: its class there, its folder, and images for training."""
+
+    loader: str
+    folder: str
+
+
+SETS: Mapping[str, _Set] = {
+    "fashion_mnist": _Set("FashionMNIST", "FashionMNIST/raw"),
+    "cifar10": _Set("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": _Set("CIFAR100", "cifar-100-python"),
+}
+
+
+def load(name: str, data_dir: Path | None, train: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images uint8 [N, H, W, C], labels int64 [N] and the classes' names of torchvision's training or test file.
+
+    Raises `DataError` where the files are missing or not the published ones, by torchvision's checksums.
+    """
+    if name not in SETS:
+        raise ValueError(f"name is {name!r}; allowed are {', '.join(SETS)}")
+    if data_dir is None:
+        raise DataError(f"{name}: no data folder; pass --data-dir or set BENCH_DATA")
+    roots = [root for root in (data_dir, data_dir / name) if (root / SETS[name].folder).is_dir()]
+    if not roots:
+        raise DataError(f"{name}: {data_dir} holds no {SETS[name].folder}; expected the files as torchvision has them")
+    from torchvision import datasets as torchvision_sets
+
+    try:
+        found: Any = getattr(torchvision_sets, SETS[name].loader)(roots[0], train=train, download=False)
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{name}: {roots[0] / SETS[name].folder} is not complete or damaged ({reason})") from error
+    images = np.asarray(found.data)
+    images = images[..., None] if images.ndim == 3 else images
+    return images, np.asarray(found.targets, np.int64), [str(each) for each in found.classes]
+
+
+def prepare(image_NHWC: np.ndarray, size: int) -> Tensor:
+    """uint8 [N, 3, S, S]: grey as three equal channels, resized where another size is asked for."""
+    from torchvision.transforms.v2 import functional
+
+    image_N3HW = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2)
+    if image_N3HW.shape[1] == 1:
+        image_N3HW = image_N3HW.expand(-1, 3, -1, -1)
+    return functional.resize(image_N3HW, [size, size], antialias=True).contiguous()
+
+
+class LabelledImages(Dataset):
+    """Training images, of which `validation` drawn ones are held out, and the test images; resident on `device`.
+
+    `prompt` holds one {} for the class's name; `limit` keeps the first so many images of each split.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path | None,
+        name: str,
+        modalities: Sequence[str] = ("text", "image"),
+        prompt: str = "a photo of a {}",
+        image_size: int = 32,
+        validation: int = 5000,
+        limit: int | None = None,
+        data_seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        require_modalities(modalities, ("text", "image"))
+        if prompt.count("{}") != 1:
+            raise ValueError(f"prompt is {prompt!r}; allowed is a text with one {{}} for the class's name")
+        if limit is not None and limit < 2:
+            raise ValueError(f"limit is {limit}; allowed is a count >= 2")
+        image_NHWC, label_N, classes = load(name, data_dir, train=True)
+        test_NHWC, test_label_N, _ = load(name, data_dir, train=False)
+        if not 2 <= validation <= len(label_N) - 2:
+            raise ValueError(f"validation is {validation}; allowed is 2 to {len(label_N) - 2}")
+        order_N = noise.sample_keys(data_seed, indices=torch.arange(len(label_N))).argsort().numpy()
+        parts: dict[Split, tuple[np.ndarray, np.ndarray]] = {
+            "training": (image_NHWC[rest := np.sort(order_N[validation:])[:limit]], label_N[rest]),
+            "validation": (image_NHWC[held := np.sort(order_N[:validation])[:limit]], label_N[held]),
+            "test": (test_NHWC[:limit], test_label_N[:limit]),
+        }
+        texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
+        tokenizer = CharacterTokenizer()
+        text_CL, mask_CL = tokenizer.encode_batch(texts, max(len(tokenizer.encode(text)) for text in texts))
+        self._network_options = {"vocab_size": tokenizer.vocab_size}
+        self._digest = _digest(texts, parts)
+        self._rows = {
+            split: _rows(Stored(
+                device=torch.device(device), text_NL=text_CL.to(device), length_N=mask_CL.sum(dim=1).to(device),
+                pixels_N3SS=prepare(images, image_size), image_size=image_size,
+            ).resident(), torch.from_numpy(labels))
+            for split, (images, labels) in parts.items()
+        }  # fmt: skip
+
+    @property
+    def training_size(self) -> int:
+        return len(self._rows["training"])
+
+    def training(self, epoch: int, noise_seed: int) -> RowSamples:
+        del epoch, noise_seed
+        return self._rows["training"]
+
+    def held_out(self, split: HeldOut) -> RowSamples:
+        return self._rows[split]
+
+    def pools(self, split: HeldOut) -> Sequence[RowSamples]:
+        return [self._rows[split].items(name) for name in ("text", "image")]
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @property
+    def network_options(self) -> Mapping[str, int]:
+        return self._network_options
+
+
+def _rows(stored: Stored, label_N: Tensor) -> RowSamples:
+    """One row an image, whose text is its class's."""
+    row_N = torch.arange(len(label_N))
+    places = {"text": label_N, "image": row_N}
+    return RowSamples(stored=stored, label_N=label_N, match_N=label_N, row_N=row_N, places=places).to(stored.device)
+
+
+def _digest(texts: Sequence[str], parts: Mapping[Split, tuple[np.ndarray, np.ndarray]]) -> str:
+    total = hashlib.sha256("\n".join(texts).encode())
+    for images, labels in parts.values():
+        total.update(np.ascontiguousarray(images).tobytes() + labels.tobytes())
+    return total.hexdigest()

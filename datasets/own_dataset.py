@@ -1,0 +1,132 @@
+"""Any `torch.utils.data.Dataset` of yours as a workload's data, by reference.
+
+    [workload]
+    dataset = "bench.datasets.own_dataset:OwnDataset"
+    [workload.dataset_options]
+    reference = "my_package.data:Pairs"
+    arguments = { root = "…" }
+
+The class is called with `split` ("training", "validation", "test") and the arguments. Its items are dicts of tensors:
+`text` (L,) int64 with 0 as padding at the end, `image` (3, H, W) and `audio` (1, F, T) float32, those of the workload's
+modalities, and optionally an integer `match`: items of equal match are each other's positives. Everything is read once
+and stays in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.datasets.samples import MODALITIES, DataError, Dataset, HeldOut, Samples, Split, require_modalities
+from bench.spec import resolve
+
+AXES = {"text": 1, "image": 3, "audio": 3}
+FIELDS = {"text": "text_NL", "image": "image_N3HW", "audio": "audio_N1FT"}
+
+
+class OwnDataset(Dataset):
+    """The three splits of a user's dataset, read at construction, resident on `device`.
+
+    Texts are padded with 0 to the longest, at most `text_length`. Raises `DataError` naming split and item of what
+    is not as above.
+    """
+
+    def __init__(
+        self,
+        *,
+        reference: str,
+        arguments: Mapping[str, Any] | None = None,
+        modalities: Sequence[str] = MODALITIES,
+        text_length: int = 77,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        wanted = require_modalities(modalities)
+        self._names = [name for name in MODALITIES if name in wanted]
+        total = hashlib.sha256()
+        self._samples: dict[Split, Samples] = {}
+        for split in ("training", "validation", "test"):
+            source = resolve(reference)(split=split, **(arguments or {}))
+            samples = self._read(f"{reference}, {split}", source, text_length)
+            for field in fields(samples):
+                if (value := getattr(samples, field.name)) is not None:
+                    total.update(f"{split} {field.name} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+            self._samples[split] = samples.to(device)
+        self._digest = total.hexdigest()
+        largest = max((int(s.text_NL.max()) for s in self._samples.values() if s.text_NL is not None), default=0)
+        self._network_options = {"vocab_size": largest + 1} if "text" in wanted else {}
+
+    @property
+    def training_size(self) -> int:
+        return len(self._samples["training"])
+
+    def training(self, epoch: int, noise_seed: int) -> Samples:
+        del epoch, noise_seed
+        return self._samples["training"]
+
+    def held_out(self, split: HeldOut) -> Samples:
+        return self._samples[split]
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @property
+    def network_options(self) -> Mapping[str, int]:
+        return self._network_options
+
+    def _read(self, place: str, source: Any, text_length: int) -> Samples:
+        count = len(source)
+        if count < 2:
+            raise DataError(f"{place}: has {count} items; at least two are needed")
+        items = [self._checked(f"{place}, item {i}", source[i]) for i in range(count)]
+        matched = ["match" in item for item in items]
+        if any(matched) and not all(matched):
+            raise DataError(f"{place}, item {matched.index(False)}: has no match; other items have one")
+        match_N = torch.tensor([int(item["match"]) for item in items]) if all(matched) else torch.arange(count)
+        columns: dict[str, Tensor] = {}
+        for name in self._names:
+            values = [item[name][:text_length] if name == "text" else item[name] for item in items]
+            columns[FIELDS[name]] = _padded(values) if name == "text" else _stacked(place, name, values)
+        mask = columns["text_NL"] != 0 if "text" in self._names else None
+        if mask is not None and not mask.any(dim=1).all():
+            raise DataError(
+                f"{place}, item {int((~mask.any(dim=1)).nonzero()[0])}: its text has no token but padding (0)"
+            )
+        return Samples(label_N=match_N, match_N=match_N, text_mask_NL=mask, **columns)
+
+    def _checked(self, place: str, item: Any) -> Mapping[str, Any]:
+        """The item where it holds the modalities in their shapes, as tensors."""
+        if not isinstance(item, Mapping):
+            raise DataError(f"{place}: is {type(item).__name__}; expected a dict with {', '.join(self._names)}")
+        found: dict[str, Any] = {key: item[key] for key in ("match",) if key in item}
+        for name in self._names:
+            if name not in item:
+                raise DataError(f"{place}: has no {name}; keys are {', '.join(map(str, item))}")
+            value = torch.as_tensor(item[name])
+            if value.dim() != AXES[name] or 0 in value.shape:
+                raise DataError(
+                    f"{place}: {name} has the shape {tuple(value.shape)}; expected {AXES[name]} axes, none empty"
+                )
+            value = value.long() if name == "text" else value.float()
+            if name == "text" and int(value.min()) < 0:
+                raise DataError(f"{place}: text has the id {int(value.min())}; allowed are ids >= 0")
+            if not value.isfinite().all():
+                raise DataError(f"{place}: {name} is not finite")
+            found[name] = value
+        return found
+
+
+def _padded(texts: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
+
+
+def _stacked(place: str, name: str, values: Sequence[Tensor]) -> Tensor:
+    shapes = [tuple(value.shape) for value in values]
+    if odd := next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None):
+        raise DataError(f"{place}, item {odd}: {name} has the shape {shapes[odd]}; item 0 has {shapes[0]}")
+    return torch.stack(list(values))
