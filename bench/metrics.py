@@ -89,9 +89,8 @@ def scores_of_similarities(
 
     Keys: r1, r5, r10 (hit@k of any positive), mrr, mean_rank, median_rank. Every query needs a positive.
     """
-    counts: list[
-        list[int]
-    ] = []  # not tensors: a small one beside a freed block keeps the allocator from using it again
+    # Numbers, not tensors: a small tensor kept behind every freed block keeps the allocator from using it again.
+    counts: list[list[int]] = []
     for block in _blocks(chunks):
         counts.extend(torch.stack(_counts(*block), dim=1).tolist())
     return _scores(torch.tensor(counts), at)

@@ -77,9 +77,9 @@ def without(
         raise fault(kind, row.place, f'{name} {faults[name]}{others}; absent = "excluded" leaves such samples out')
     left_out = {id(row) for row, _ in bad}
     names = distinct(name for _, name in bad)
-    more = ", …" if len(names) > NAMED else ""
-    remarks.append(f"{kind}: {len(left_out):,} of {len(rows):,} samples left out: {len(names):,} files missing or "
-                   f"broken ({', '.join(names[:NAMED])}{more})")  # fmt: skip
+    shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    files = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
+    remarks.append(f"{kind}: {len(left_out):,} of {len(rows):,} samples left out: {files} missing or broken ({shown})")
     return [row for row in rows if id(row) not in left_out]
 
 

@@ -182,7 +182,7 @@ def test_files_that_are_missing_or_broken_are_named_with_their_line_or_left_out(
     count = 25 if "image" in what else 29
     assert data.training_size == count and len(data.held_out("test")) == 20
     (remark,) = [line for line in data.remarks if "left out" in line]
-    assert remark == (f"flickr8k: {30 - count} of 65 samples left out: 1 files missing or broken ({file})")
+    assert remark == (f"flickr8k: {30 - count} of 65 samples left out: 1 file missing or broken ({file})")
     assert image_of(data.training(1, 0).take(slice(None))).isfinite().all()
 
 
