@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from bench.bank import runs_at_once
 from bench.engines import engine_for
 from bench.environment import out_of_memory_kills
 from bench.errors import BadRecordError
@@ -84,7 +85,7 @@ def drive(source: Source, store: Store, placement: Placement, watcher: Watcher, 
 
 
 class _Drive(Listener):
-    """The loop's state: runs to be tried again or held by others, and how often and since when each was tried."""
+    """The loop's state: runs to be tried again or held by others, how often and since when each was tried."""
 
     def __init__(self, source: Source, store: Store, placement: Placement, watcher: Watcher) -> None:
         self._source, self._store, self._placement, self._watcher = source, store, placement, watcher
@@ -92,19 +93,20 @@ class _Drive(Listener):
         self._elsewhere: deque[tuple[float, Run]] = deque()  # when to ask again
         self._waiting_for = 0  # so many of these, as far as was told
         self._attempts: dict[str, int] = {}
+        self._alone: set[str] = set()  # runs that were together when their worker died
         self._since: dict[str, float] = {}
         self._memory_kills = out_of_memory_kills()
 
     def go(self, engine: Engine, interrupts: _Interrupts) -> None:
-        busy, asked = 0, False
+        busy, under_way, asked = 0, 0, False
         while True:
-            while not interrupts.count and busy < engine.slots and (run := self._next()):
-                self._since[run.run_id] = time.monotonic()
-                engine.submit(Shard(runs=(run,), study=self._store.path, placement=self._placement))
-                busy += 1
+            while not interrupts.count and busy < engine.slots and (runs := self._take(engine.slots)):
+                self._since.update(dict.fromkeys((run.run_id for run in runs), time.monotonic()))
+                engine.submit(Shard(runs=tuple(runs), study=self._store.path, placement=self._placement))
+                busy, under_way = busy + 1, under_way + len(runs)
             if interrupts.count and not asked:
                 asked = True
-                self._watcher.stopping(busy)
+                self._watcher.stopping(under_way)
                 engine.stop()
             if interrupts.count > 1 or (asked and not busy):
                 raise KeyboardInterrupt
@@ -114,8 +116,24 @@ class _Drive(Listener):
                 self._waiting_for = len(self._elsewhere)
                 self._watcher.waiting(self._waiting_for)
             for done in engine.wait(timeout=0.2):
-                busy -= 1
+                busy, under_way = busy - 1, under_way - len(done.shard.runs)
                 self._settle(done)
+
+    def _take(self, workers: int) -> list[Run]:
+        """Runs for one of so many workers: one, or several that may go together, as many as the others get."""
+        if (first := self._next()) is None:
+            return []
+        most = 1 if first.run_id in self._alone else runs_at_once(first, self._placement)
+        found = [first]
+        while most > 1 and len(found) < most * workers and (run := self._next()):
+            together = run.protocol == first.protocol and run.run_id not in self._alone
+            if not together or runs_at_once(run, self._placement) == 1:
+                self._again.append(run)
+                break
+            found.append(run)
+        own = -(-len(found) // workers)
+        self._again.extendleft(reversed(found[own:]))
+        return found[:own]
 
     def _next(self) -> Run | None:
         """A run to try again, else a new one, else one that another process held a while ago."""
@@ -138,6 +156,10 @@ class _Drive(Listener):
 
     def _settle(self, done: Done) -> None:
         """Runs of an ended shard that have to run again are kept; the others are told."""
+        blamed = done.run_id
+        if done.crashed is not None and len(left := self._left(done)) > 1:  # whichever it was: each shows it alone
+            self._alone.update(left)
+            blamed = None
         for run in done.shard.runs:
             if run.run_id in done.stopped:
                 continue
@@ -145,13 +167,18 @@ class _Drive(Listener):
                 self._elsewhere.append((time.monotonic() + ASK_AGAIN_SECONDS, run))
                 continue
             record = self._record(run)
-            if record is None and run.run_id == done.run_id and done.crashed is not None:
+            if record is None and run.run_id == blamed and done.crashed is not None:
                 record = self._crashed(run, done.crashed)
             if record is None:
                 self._again.append(run)
             else:
                 self._source.ended(record)
                 self._watcher.run_done(record)
+
+    def _left(self, done: Done) -> list[str]:
+        """The runs of a crashed shard that were under way."""
+        ended = done.stopped | done.busy
+        return [run.run_id for run in done.shard.runs if run.run_id not in ended and self._record(run) is None]
 
     def _record(self, run: Run) -> RunRecord | None:
         """A run's record; None also where it cannot be read, and whoever tries the run again sets it aside."""

@@ -21,6 +21,7 @@ from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Outcome, RunRecord
 from bench.seeding import generator_states, globally_seeded, role_seed, set_generator_states
 from bench.telemetry import DeviceWatch
+from bench.together import Member
 from bench.trainer import DivergedError, Trainer
 
 
@@ -33,8 +34,9 @@ def execute(
     on_epoch: Callable[[CurvePoint], None] = lambda point: None,
     command: str | None = None,
     keeper: Keeper | None = None,
+    member: Member | None = None,
 ) -> RunRecord:
-    """Carry out a run, from the state that `keeper` has of it where there is one.
+    """Carry out a run, from the state that `keeper` has of it where there is one, beside others where it is a `member`.
 
     `on_start` is told the epochs it has behind it, `on_epoch` each one that follows. Raises only what is no result:
     `StoppedError` where the run was asked to end early, `StorageError` where something could not be stored.
@@ -45,12 +47,12 @@ def execute(
     try:
         with watch, globally_seeded(role_seed(run.seed, "optimizer")):
             generators = generator_states()
-            trainer = Trainer(run, device, data_dir)
+            trainer = Trainer(run, device, data_dir, member)
             if (state := keeper.restored(trainer.identity())) and _goes_on(trainer, state):
                 keeper.count(state["seconds"]["total"])
             elif state:
                 set_generator_states(generators)
-                trainer = Trainer(run, device, data_dir)
+                trainer = Trainer(run, device, data_dir, member)
             on_start(trainer.curve)
             for point in trainer.epochs(keeper):
                 on_epoch(point)

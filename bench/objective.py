@@ -38,3 +38,28 @@ def pair_losses(
         return {f"{a}_{b}": multi_positive_info_nce(full[a], full[b], temperature, match_B)
                 for a, b in combinations(names, 2)}  # fmt: skip
     return {f"{a}_{b}": info_nce(full[a], full[b], temperature) for a, b in combinations(names, 2)}
+
+
+def bank_pair_losses(
+    embeddings: Mapping[str, Tensor], match_KB: Tensor, *, temperature: float, multi_positive: bool
+) -> dict[str, Tensor]:
+    """`pair_losses` of K runs at once, [K] each; embeddings are [K, B, D]."""
+    names = [m for m in PAIR_ORDER if m in embeddings]
+    unit = {m: F.normalize(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=2)
+            for m, x in embeddings.items()}  # fmt: skip
+    positive_KBB = match_KB[:, :, None] == match_KB[:, None, :] if multi_positive else None
+    losses = {}
+    for a, b in combinations(names, 2):
+        logits_KBB = torch.bmm(unit[a], unit[b].transpose(1, 2)) / temperature
+        losses[f"{a}_{b}"] = _bank_info_nce(logits_KBB, positive_KBB)
+    return losses
+
+
+def _bank_info_nce(logits_KBB: Tensor, positive_KBB: Tensor | None) -> Tensor:
+    """[K]: the mean of both directions; without positives, row i belongs to column i."""
+    if positive_KBB is None:
+        wanted = logits_KBB.diagonal(dim1=1, dim2=2).mean(dim=1)
+        return (logits_KBB.logsumexp(dim=2).mean(dim=1) + logits_KBB.logsumexp(dim=1).mean(dim=1)) / 2 - wanted
+    only = logits_KBB.masked_fill(~positive_KBB, -torch.inf)
+    shares = [(only.logsumexp(dim=d) - logits_KBB.logsumexp(dim=d)).mean(dim=1) for d in (1, 2)]
+    return -(shares[0] + shares[1]) / 2

@@ -26,7 +26,8 @@ class Placement(BaseModel):
     sight, one a worker) or "cuda:N". `command` is what the user asked, for the records. `retry_failed` does runs again
     whose record is a failure, `repeat` all. A run is given up after `time_limit` seconds; its state is kept at the
     first epoch's end that comes `checkpoint_seconds` after the last time, and, where given, every `checkpoint_steps`
-    steps.
+    steps. A worker takes up to `batch_runs` runs at once where they may share passes, whose last
+    bits then are other ones.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -43,6 +44,7 @@ class Placement(BaseModel):
     time_limit: float | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoint_steps: int | None = None
+    batch_runs: int = 1
 
     def __str__(self) -> str:
         most = "at most " if self.engine == "ray" else ""
@@ -64,6 +66,7 @@ class PlacementOptions(TypedDict, total=False):
     time_limit: float | None
     checkpoint_seconds: float | None
     checkpoint_steps: int | None
+    batch_runs: int | None
 
 
 def placed(**options: Unpack[PlacementOptions]) -> Placement:
@@ -73,7 +76,7 @@ def placed(**options: Unpack[PlacementOptions]) -> Placement:
     number of workers. Raises `UsageError` where a value is not allowed.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    for name in ("workers", "threads", "checkpoint_steps"):
+    for name in ("workers", "threads", "checkpoint_steps", "batch_runs"):
         if given.get(name, 1) < 1:
             raise UsageError(f"{_option(name)} {given[name]}: allowed is a count >= 1")
     for name, least in (("time_limit", 1e-3), ("checkpoint_seconds", 0.0)):

@@ -59,15 +59,19 @@ class OptimizerStep:
         self.last_losses = torch.zeros(0)  # of each pair, of the latest step's first evaluation
         self.skipped = 0
 
-    def __call__(self, batch: Samples, step: int, watch: AbstractContextManager[None]) -> Evaluation:
+    def __call__(
+        self, batch: Samples, step: int, watch: AbstractContextManager[None], evaluation: Evaluation | None = None
+    ) -> Evaluation:
         """Take step number `step` on a batch, the optimizer's part of it inside `watch`; returns the first evaluation.
 
+        Where an `evaluation` is given, the gradients are on the parameters already.
         Raises `RuntimeError` where an optimizer that needs a closure does not call it.
         """
         if Need.CLOSURE in self._needs:
             evaluation = self._step_with_closure(batch, step, watch)
         else:
-            evaluation = self._evaluate(batch, step)
+            evaluation = evaluation or self._evaluate(batch, step)
+            self.last_losses = evaluation.losses
             loss = evaluation.losses.sum() if Need.LOSS_VALUE in self._needs else None
             closure = () if loss is None else (lambda: loss,)
             with watch, self._step_timer.measure():

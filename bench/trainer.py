@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from bench import environment
+from bench.bank import joins
 from bench.checkpoint import Keeper
 from bench.clock import Clock
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
@@ -37,6 +38,7 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
 EVALUATION_BATCH = 256
@@ -59,6 +61,17 @@ def _planned_entry(run: Run) -> OptimizerSpec:
     if spec.source_digest != run.source_digest:
         raise ValueError(f"{run.optimizer}: its source has changed since the study was planned; start the study again")
     return spec
+
+
+def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Dataset:
+    """The run's data.
+
+    Raises `ValueError` where its files are no longer what they were when the study was planned.
+    """
+    dataset = resident_dataset(run.protocol.workload.model_dump_json(), data_dir, str(device))
+    if run.data_digest is not None and dataset.digest != run.data_digest:
+        raise ValueError(f"{run.protocol.workload.name}: its files are not those of the study's plan; start it again")
+    return dataset
 
 
 @dataclass(slots=True)
@@ -89,13 +102,15 @@ def _plain_attributes(optimizer: Optimizer) -> dict[str, Any]:
 class Trainer:
     """One run from fresh weights to its record; holds what changes over the run's steps."""
 
-    def __init__(self, run: Run, device: torch.device, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, run: Run, device: torch.device, data_dir: Path | None = None, member: Member | None = None
+    ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
         self.run, self.protocol, self.device = run, protocol, device
         self.clock = Clock(device)
         environment.reset_peak_memory(device)
         with self.clock.part("setup"):
-            self.dataset = resident_dataset(workload.model_dump_json(), data_dir, str(device))
+            self.dataset = _planned_data(run, data_dir, device)
             with torch_seeded(role_seed(run.seed, "init")):
                 self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
@@ -107,8 +122,10 @@ class Trainer:
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
-            dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
-            self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, dropout, protocol, device)
+            self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
+            self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, self.dropout, protocol, device)
+        self._member = member if member is not None and joins(self) else None
+        self._foreign = 0.0  # seconds just counted that were other runs'
         self.step = self.samples = self.epoch = 0
         self.totals: _EpochTotals | None = None  # of the epoch under way
         self._data: tuple[SampleSource, Tensor] | None = None  # of the same
@@ -117,6 +134,14 @@ class Trainer:
         self.first_order = ""
         self.initial_loss: float | None = None
         self.last_loss: float | None = None
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Count the block's seconds under `part`, without those that were other runs'."""
+        with self.clock.part(part):
+            yield
+        self.clock.carry(part, -self._foreign)
+        self._foreign = 0.0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,7 +188,12 @@ class Trainer:
         factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
-        evaluation = self.take_step(batch, self.step, self.updates.observe() if watched else nullcontext())
+        evaluation = None
+        if self._member is not None:
+            evaluation, foreign = self._member.evaluation(self, batch)
+            self._foreign += foreign
+        watch = self.updates.observe() if watched else nullcontext()
+        evaluation = self.take_step(batch, self.step, watch, evaluation)
         self.step += 1
         self.samples += len(batch)
         return evaluation
@@ -190,9 +220,16 @@ class Trainer:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
-    @torch.inference_mode()
     def embeddings(self, split: HeldOut) -> dict[str, Tensor]:
         """Embeddings [N, D] of every modality's items in the pools of a held-out split, float32."""
+        if self._member is None:
+            return self._own_embeddings(split)
+        embeddings, foreign = self._member.embeddings(self, split)
+        self._foreign += foreign
+        return embeddings
+
+    @torch.inference_mode()
+    def _own_embeddings(self, split: HeldOut) -> dict[str, Tensor]:
         self.model.eval()
         parts: dict[str, list[Tensor]] = {}
         for pool in self.dataset.pools(split):
@@ -206,7 +243,7 @@ class Trainer:
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
         """Instance-level retrieval metrics of a held-out split, in percent."""
-        with self.clock.part("evaluation"):
+        with self._timed("evaluation"):
             return embedding_scores(self.embeddings(split), ids_by_modality(self.dataset.pools(split), "match"))
 
     def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -216,7 +253,7 @@ class Trainer:
         """
         try:
             validation = self.evaluate("validation")
-            with self.clock.part("evaluation"):
+            with self._timed("evaluation"):
                 labels = ids_by_modality(self.dataset.pools("test"), "label")
                 return validation, embedding_scores(self.embeddings("test"), labels)
         except NonFiniteEmbeddingError as error:
@@ -248,7 +285,7 @@ class Trainer:
                 self._switch_weights(training=True)
                 if self.step:
                     keeper.at_a_stop(self.step, self.state)
-                with self.clock.part("training"):
+                with self._timed("training"):
                     self.train(min(steps, done + every), keeper.check_time)
             with self.clock.part("training"):
                 totals = self.end_epoch()
@@ -304,7 +341,8 @@ class Trainer:
         """What a state must have in common with the trainer that goes on from it: all that the last bits depend on."""
         here = environment.environment(self.device)
         return {"run_id": self.run.run_id, "device": self.device.type, "threads": here.threads,
-                "versions": here.versions}  # fmt: skip
+                "versions": here.versions,
+                "shared_passes": self._member is not None}  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Everything a fresh trainer of this run needs to go on with the same bits, as plain data and tensors."""
@@ -312,7 +350,8 @@ class Trainer:
         return {
             **self.identity(),
             "step": self.step, "samples": self.samples, "epoch": self.epoch,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
             "attributes": _plain_attributes(self.optimizer),
             "totals": None if totals is None else
                       (totals.names, totals.pairs, totals.gradient_norms, totals.done),

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from bench.executor import Shard
 from bench.plan import Run
 from bench.record import FAILURES, CurvePoint, RunRecord
 from bench.store import Store
+from bench.together import Member, Together
 
 Send = Callable[..., None]
 HANG_SECONDS = 30.0  # how long after its time limit a run that does not end by itself is killed, at most
@@ -42,25 +44,44 @@ def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch
     cannot be stored; the run then has no record.
     """
     store = Store(shard.study)
-    for run in shard.runs:
+
+    def job(run: Run, member: Member | None) -> None:
         if stopping.is_set():
             send(event="stopped", run_id=run.run_id)
-            continue
+            return
         with store.claim(run.run_id) as mine:
             if not mine:
                 send(event="busy", run_id=run.run_id)
             elif reason := store.why_missing(run.run_id, shard.placement):
                 if path := store.set_aside(run.run_id):
                     send(event="set_aside", run_id=run.run_id, reason=f"{reason}; kept as {path.name}")
-                _carry_out(run, shard, store, send, stopping, device)
+                _carry_out(run, shard, store, send, stopping, device, member)
             else:
                 send(event="done", run_id=run.run_id)
 
+    limit = shard.placement.time_limit
+    if shard.placement.batch_runs == 1:
+        for run in shard.runs:
+            with _killed_when_it_hangs(limit):
+                job(run, None)
+        return
+    with _killed_when_it_hangs(None if limit is None else limit * len(shard.runs)):
+        Together().run([partial(job, run) for run in shard.runs])
+
 
 def _carry_out(
-    run: Run, shard: Shard, store: Store, send: Send, stopping: threading.Event, device: torch.device
+    run: Run,
+    shard: Shard,
+    store: Store,
+    send: Send,
+    stopping: threading.Event,
+    device: torch.device,
+    member: Member | None,
 ) -> None:
     placement, checkpoints = shard.placement, Checkpoints(store.run_dir(run.run_id))
+    limit = placement.time_limit
+    if limit is not None and member is not None:
+        limit *= len(shard.runs)  # of a clock that all of them share
     begun = threading.Event()
 
     def on_start(behind: Sequence[CurvePoint]) -> None:
@@ -74,12 +95,11 @@ def _carry_out(
 
     keeper = Keeper(
         checkpoints, seconds=placement.checkpoint_seconds, steps=placement.checkpoint_steps,
-        time_limit=placement.time_limit, stopping=stopping.is_set,
+        time_limit=limit, stopping=stopping.is_set,
     )  # fmt: skip
     try:
-        with _killed_when_it_hangs(placement.time_limit):
-            record = execute(run, device=device, data_dir=placement.data_dir, on_start=on_start, on_epoch=on_epoch,
-                             command=placement.command, keeper=keeper)  # fmt: skip
+        record = execute(run, device=device, data_dir=placement.data_dir, on_start=on_start, on_epoch=on_epoch,
+                         command=placement.command, keeper=keeper, member=member)  # fmt: skip
     except StoppedError:
         send(event="stopped", run_id=run.run_id)
         return

@@ -7,6 +7,8 @@ input exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,8 @@ class DropoutStream:
             raise ValueError(f"DropoutStream: probability is {probability!r}; allowed is 0 <= probability < 1")
         dropped = round(probability * LEVELS)
         self._threshold = dropped - LEVELS // 2  # compared with signed 16-bit lanes
-        self._scale = LEVELS / (LEVELS - dropped)
-        self._active = dropped > 0
+        self.scale = LEVELS / (LEVELS - dropped)
+        self.active = dropped > 0
         self._seed = seed
         self._device = torch.device(device)
         self._generator = torch.Generator(self._device)
@@ -34,15 +36,56 @@ class DropoutStream:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Zero elements of `x` and scale the rest."""
-        return self._masked(x, x.shape) if self._active else x
+        return self._masked(x, x.shape) if self.active else x
 
     def channels(self, x_BCHW: Tensor) -> Tensor:
         """Zero whole channels of `x_BCHW` and scale the rest."""
-        return self._masked(x_BCHW, (*x_BCHW.shape[:2], 1, 1)) if self._active else x_BCHW
+        return self._masked(x_BCHW, (*x_BCHW.shape[:2], 1, 1)) if self.active else x_BCHW
 
     def _masked(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         count = torch.Size(shape).numel()
         words = torch.empty(-(-count // LANES), dtype=torch.int64, device=self._device)
+        self.draw_(words)
+        keep = self.kept(words.view(torch.int16)[:count]).view(shape)
+        return x * keep.to(x.dtype).mul_(self.scale)
+
+    def kept(self, lanes: Tensor) -> Tensor:
+        """Which elements pass, by their 16 random bits."""
+        return lanes >= self._threshold
+
+    def draw_(self, words: Tensor) -> None:
+        """Fill int64 `words` with the stream's next random bits."""
         words.random_(-(1 << 63), None, generator=self._generator)
-        keep = (words.view(torch.int16)[:count] >= self._threshold).view(shape)
-        return x * keep.to(x.dtype).mul_(self._scale)
+
+
+class BankDropout:
+    """The dropout masks of several runs at once, each from its own stream: those that it would get alone.
+
+    All streams have one probability. Tensors have a leading axis of runs.
+    """
+
+    def __init__(self, streams: Sequence[DropoutStream]) -> None:
+        self._streams = streams
+
+    def start_step(self, step: int) -> None:
+        """Make the masks that follow those of `step`."""
+        for stream in self._streams:
+            stream.start_step(step)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Zero elements of `x` [K, …] and scale the rest."""
+        return self._masked(x, x.shape)
+
+    def channels(self, x_KBCHW: Tensor) -> Tensor:
+        """Zero whole channels of `x_KBCHW` and scale the rest."""
+        return self._masked(x_KBCHW, (*x_KBCHW.shape[:3], 1, 1))
+
+    def _masked(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        if not self._streams[0].active:
+            return x
+        count = torch.Size(shape[1:]).numel()
+        words = torch.empty(shape[0], -(-count // LANES), dtype=torch.int64, device=x.device)
+        for stream, own in zip(self._streams, words, strict=True):
+            stream.draw_(own)
+        keep = self._streams[0].kept(words.view(torch.int16)[:, :count]).view(tuple(shape))
+        return x * keep.to(x.dtype).mul_(self._streams[0].scale)

@@ -35,7 +35,7 @@ OVERRIDES = click.option(
 _WHERE_AND_HOW = (
     click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]"),
     click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]"),
-    click.option("--limit", type=int, help="For a quick look: the first so many images or clips of each split."),
+    click.option("--limit", type=int, help="For a quick look: so many images or clips of a split; batches no larger."),
     RESULTS,
     click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]"),
     DATA_DIR,
@@ -44,6 +44,7 @@ _WHERE_AND_HOW = (
     click.option("--address", help="Of the Ray cluster.  [default: RAY_ADDRESS, else this machine]"),
     click.option("--workers", type=int, help="Processes.  [default: one a core, one a GPU, or all of the cluster]"),
     click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]"),
+    click.option("--batch-runs", type=int, help="Small runs at once in a worker; 1 rounds otherwise.  [default: 1]"),
     click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory."),
     click.option("--time-limit", type=float, metavar="SECONDS", help="Give a run up after so long.  [default: none]"),
     click.option(

@@ -1,0 +1,141 @@
+"""Forward and backward passes of several runs as one, by a bank of their networks.
+
+Shapes: K runs, B batch, N all parameters with a gradient of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bench.datasets.samples import HeldOut, Samples
+from bench.errors import UsageError
+from bench.models.dropout import BankDropout
+from bench.models.multimodal_memory import NO_DROPOUT, MultiModalMemoryNetwork
+from bench.models.multimodal_memory_bank import NetworkBank
+from bench.objective import bank_pair_losses
+from bench.placement import Placement
+from bench.plan import Run
+from bench.protocol import Protocol
+from bench.registry import entry
+from bench.spec import Need
+from bench.step import Evaluation, autocast
+
+if TYPE_CHECKING:
+    from bench.trainer import Trainer
+
+MOST_PARAMETERS = 2_000_000  # of networks that are bound by the number of operators; larger ones gain nothing on a CPU
+ALONE = {Need.CLOSURE, Need.SECOND_ORDER, Need.TRAIN_EVAL_SWITCH}
+
+
+EVALUATION_BATCH = 128  # of each run
+
+
+def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
+    """Whether runs of a protocol may share passes on a device; nothing of the run itself enters."""
+    small = sum(p.numel() for p in network.parameters()) <= MOST_PARAMETERS
+    known = type(network) is MultiModalMemoryNetwork
+    return device.type == "cpu" and small and known and protocol.precision != "fp16"
+
+
+def joins(trainer: Trainer) -> bool:
+    """Whether a run's passes may be shared: optimizers that evaluate losses themselves work alone."""
+    return not ALONE & trainer.needs and bankable(trainer.protocol, trainer.device, trainer.model)
+
+
+@lru_cache(maxsize=16)
+def _protocol_is_bankable(protocol_json: str, device: str) -> bool:
+    protocol = Protocol.model_validate_json(protocol_json)
+    try:
+        network = protocol.workload.example()
+    except UsageError:  # the runs themselves say so
+        return False
+    return bankable(protocol, torch.device(device), network)
+
+
+def runs_at_once(run: Run, placement: Placement) -> int:
+    """How many runs like this one a worker takes at once; 1 for a run that works alone, or cannot be set up."""
+    try:
+        if placement.batch_runs == 1 or ALONE & entry(run.reference).needs:
+            return 1
+    except UsageError:
+        return 1
+    if not _protocol_is_bankable(run.protocol.model_dump_json(), placement.device):
+        return 1
+    return placement.batch_runs
+
+
+class Bank:
+    """Trainers of one protocol, whose networks' parameters are views of the bank's."""
+
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        self.trainers = list(trainers)
+        self._network = NetworkBank([trainer.model for trainer in trainers])
+        self._dropout = BankDropout([trainer.dropout for trainer in trainers])
+        self._parameters = [dict(trainer.model.named_parameters()) for trainer in trainers]
+        self._flat_KN: Tensor | None = None
+
+    def evaluations(self, batches: Sequence[Samples]) -> list[Evaluation]:
+        """Losses of a batch each, in the order of the trainers, the clipped gradients left on their parameters."""
+        first = self.trainers[0]
+        protocol, workload = first.protocol, first.protocol.workload
+        self._network.gather()
+        for trainer in self.trainers:
+            trainer.dropout.start_step(trainer.step)
+        inputs = _stacked([batch.inputs() for batch in batches])
+        with autocast(protocol, first.device):
+            embeddings = self._network.forward(
+                inputs, _stacked([batch.masks() for batch in batches]), self._dropout, training=True
+            )
+        losses = bank_pair_losses(
+            embeddings, torch.stack([batch.match_N for batch in batches]), temperature=workload.temperature,
+            multi_positive=workload.multi_positive,
+        )  # fmt: skip
+        losses_KP = torch.stack(list(losses.values()), dim=1)
+        names = list(self._network.weights)
+        gradients = torch.autograd.grad(losses_KP.sum(), [self._network.weights[n] for n in names], allow_unused=True)
+        norm_K = self._hand_out({n: g for n, g in zip(names, gradients, strict=True) if g is not None}, protocol)
+        return [Evaluation(pairs=tuple(losses), losses=own, gradient_norm=norm)
+                for own, norm in zip(losses_KP.detach(), norm_K, strict=True)]  # fmt: skip
+
+    def _hand_out(self, gradients: Mapping[str, Tensor], protocol: Protocol) -> Tensor:
+        """Clip each run's gradients and leave them on its parameters; returns the norms before, [K]."""
+        flat_KN = torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
+        norm_K = flat_KN.norm(dim=1)
+        if protocol.clip_norm is not None:
+            flat_KN.mul_((protocol.clip_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1))  # as `clip_grad_norm_`
+        for own_N, parameters in zip(flat_KN, self._parameters, strict=True):
+            parts = own_N.split([parameters[name].numel() for name in gradients])
+            for name, parameter in parameters.items():
+                if name not in gradients:
+                    parameter.grad = None
+            for name, part in zip(gradients, parts, strict=True):
+                parameters[name].grad = part.view(parameters[name].shape)
+        return norm_K
+
+    @torch.no_grad()
+    def embeddings(self, split: HeldOut) -> list[dict[str, Tensor]]:
+        """Every trainer's embeddings of the pools of a held-out split; see `Trainer.embeddings`."""
+        first, K = self.trainers[0], len(self.trainers)
+        self._network.gather()
+        parts: list[dict[str, list[Tensor]]] = [{} for _ in self.trainers]
+        for pool in first.dataset.pools(split):
+            for start in range(0, len(pool), EVALUATION_BATCH):
+                batch = pool.take(slice(start, start + EVALUATION_BATCH))
+                inputs, masks = ({name: x.expand(K, *x.shape) for name, x in each.items()}
+                                 for each in (batch.inputs(), batch.masks()))  # fmt: skip
+                with autocast(first.protocol, first.device):
+                    found = self._network.forward(inputs, masks, NO_DROPOUT, training=False)
+                for name, x in found.items():
+                    for own, collected in zip(x.float(), parts, strict=True):
+                        collected.setdefault(name, []).append(own)
+        return [{name: torch.cat(xs) for name, xs in own.items()} for own in parts]
+
+
+def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The runs' tensors by name, with a leading axis of runs."""
+    return {name: torch.stack([own[name] for own in each]) for name in each[0]}
