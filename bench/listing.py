@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bench.workload import Workload
+
 Row = dict[str, Any]
 
 
@@ -33,7 +35,7 @@ def optimizers(results: Path) -> list[Row]:
 
 
 def workloads(results: Path) -> list[Row]:
-    """Every workload with the exact number of trainable parameters."""
+    """Every workload with the number of trainable parameters; at most so many where the data fits a vocabulary."""
     del results
     from bench.workloads import WORKLOADS
 
@@ -42,11 +44,19 @@ def workloads(results: Path) -> list[Row]:
             "name": workload.name,
             "title": workload.title,
             "modalities": list(workload.modalities),
-            "parameters": workload.parameter_count(),
+            **_parameters(workload),
             "reads_files": workload.reads_files,
         }
         for workload in WORKLOADS.values()
     ]
+
+
+def _parameters(workload: Workload) -> Row:
+    """The number of parameters; with the largest vocabulary that the tokenizer may find in the data."""
+    tokenizer = workload.dataset_options.get("tokenizer")
+    asked = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
+    count = workload.parameter_count({"vocab_size": asked} if isinstance(asked, int) else None)
+    return {"parameters": count, "parameters_at_most": asked is not None}
 
 
 def protocols(results: Path) -> list[Row]:
@@ -95,7 +105,7 @@ LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "protocols": protocols,
     "studies": studies,
 }
-ONLY_IN_JSON = {"documents", "needs", "extra", "reference", "hash"}
+ONLY_IN_JSON = {"documents", "needs", "extra", "reference", "hash", "parameters_at_most"}
 
 
 def table(title: str, rows: list[Row]) -> Table:
@@ -111,13 +121,20 @@ def table(title: str, rows: list[Row]) -> Table:
         fixed = key == "name" or numeric
         shown.add_column(key.replace("_", " "), overflow="fold", no_wrap=fixed, justify="right" if numeric else "left")
     for row in rows:
-        shown.add_row(*(escape(_title(row) if key == "title" else _cell(row[key])) for key in keys))
+        shown.add_row(*(escape(_shown(row, key)) for key in keys))
     if extras := sorted({row["extra"] for row in rows if row.get("extra")}):
         shown.caption = escape("; ".join(f"group {extra}: pip install 'optimizer-bench[{extra}]'" for extra in extras))
         shown.caption_justify = "left"
     if not rows:
         shown.add_column("none yet")
     return shown
+
+
+def _shown(row: Row, key: str) -> str:
+    if key == "title":
+        return _title(row)
+    at_most = "≤ " if key == "parameters" and row["parameters_at_most"] else ""
+    return at_most + _cell(row[key])
 
 
 def _title(row: Row) -> str:

@@ -132,6 +132,7 @@ def load_protocol(name_or_path: str) -> Protocol:
 def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
     """`base` with `changes` (nested tables merged; a workload also by name), validated.
 
+    Another dataset or model than the base's has no options but those of `changes`.
     Raises `UsageError` that begins with `source` and names the key and value.
     """
     content = base.model_dump(mode="json")
@@ -141,6 +142,8 @@ def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
             raise UsageError(f"{source}: {unknown('workload', workload, WORKLOADS)}")
         content["workload"] = WORKLOADS[workload].model_dump(mode="json")
         changes = {key: value for key, value in changes.items() if key != "workload"}
+    elif isinstance(workload, dict):
+        content["workload"] |= _reset(content["workload"], workload)
     try:
         return Protocol.model_validate_json(json.dumps(_merged(content, changes)))
     except ValidationError as error:
@@ -156,12 +159,24 @@ def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
 def limited(base: Protocol, limit: int) -> Protocol:
     """`base` on the first `limit` images or clips of each split: a look, not a result of the set.
 
-    Raises `UsageError` where the protocol's data has no limit.
+    A batch of more is made as small as the limit. Raises `UsageError` where the protocol's data has no limit.
     """
     if "limit" not in base.workload.dataset_options:
         able = [name for name, protocol in PROTOCOLS.items() if "limit" in protocol.workload.dataset_options]
         raise UsageError(f"--limit {limit}: protocol {base.name!r} has no limit; allowed with {', '.join(able)}")
-    return changed(base, {"workload": {"dataset_options": {"limit": limit}}}, f"--limit {limit}")
+    batch_size = max(2, min(base.batch_size, limit))  # of a limit below 2 the data says what is allowed
+    changes = {"batch_size": batch_size, "workload": {"dataset_options": {"limit": limit}}}
+    return changed(base, changes, f"--limit {limit}")
+
+
+def _reset(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What does not hold any more of the workload `base` where `changes` name another dataset or model."""
+    reset: dict[str, Any] = {}
+    if changes.get("dataset", base["dataset"]) != base["dataset"]:
+        reset = {"name": str(changes["dataset"]), "title": "own data", "dataset_options": {}, "reads_files": False}
+    if changes.get("model", base["model"]) != base["model"]:
+        reset["model_options"] = {}
+    return reset
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

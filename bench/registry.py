@@ -55,12 +55,9 @@ def entry(reference: str) -> OptimizerSpec:
 
 def _entry_of_class(reference: str) -> OptimizerSpec:
     """The entry of a `module:Class` or `file.py:Class`; one with a catalog entry's class has that entry's ways."""
-    place, _, attribute = reference.rpartition(":")
-    if not (place and attribute):
-        raise UsageError(f"optimizer {reference!r}: allowed are module:Class and file.py:Class")
-    is_file = place.endswith(".py")
-    module, digest = _load_file(place, reference) if is_file else _load_module(place, reference)
-    name = f"{Path(place).name}:{attribute}" if is_file else reference
+    module, attribute, digest = load_reference(reference, "optimizer")
+    place, _, _ = reference.rpartition(":")
+    name = f"{Path(place).name}:{attribute}" if place.endswith(".py") else reference
     found = getattr(module, attribute, None)
     if found is None:
         raise UsageError(f"optimizer {reference!r}: {_unknown_class(attribute, module)}")
@@ -103,13 +100,27 @@ def _unknown_class(name: str, module: Any) -> str:
     return f"unknown class {name!r}: {hint}allowed are {', '.join(shown)}{more}"
 
 
-def _load_file(place: str, name: str) -> tuple[Any, str]:
+def load_reference(reference: str, what: str) -> tuple[Any, str, str | None]:
+    """The module behind `module:Class` or `file.py:Class`, the class's name, and the SHA-256 of the module's source.
+
+    Modules of the current folder are found too. Raises `UsageError`, which begins with `what` it is, where there is
+    no such file or module or it cannot be imported; whether it has the class is not looked at.
+    """
+    place, _, attribute = reference.rpartition(":")
+    if not (place and attribute):
+        raise UsageError(f"{what} {reference!r}: allowed are module:Class and file.py:Class")
+    load = _load_file if place.endswith(".py") else _load_module
+    module, digest = load(place, f"{what} {reference!r}")
+    return module, attribute, digest
+
+
+def _load_file(place: str, who: str) -> tuple[Any, str]:
     """The module of a Python file, and the SHA-256 of its source."""
     path = Path(place)
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"optimizer {name!r}: cannot read {place}: {error.strerror}") from None
+        raise UsageError(f"{who}: cannot read {place}: {error.strerror}") from None
     digest = hashlib.sha256(source).hexdigest()
     module_name = f"bench_plugin_{digest[:16]}"
     if module_name in sys.modules:
@@ -122,11 +133,11 @@ def _load_file(place: str, name: str) -> tuple[Any, str]:
         spec.loader.exec_module(module)
     except PLUGIN_FAULTS as error:
         del sys.modules[module_name]
-        raise UsageError(f"optimizer {name!r}: {place} fails at import: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{who}: {place} fails at import: {type(error).__name__}: {error}") from error
     return module, digest
 
 
-def _load_module(place: str, name: str) -> tuple[Any, str | None]:
+def _load_module(place: str, who: str) -> tuple[Any, str | None]:
     """The module, also of the current folder, and the SHA-256 of its source where it has one."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -136,7 +147,7 @@ def _load_module(place: str, name: str) -> tuple[Any, str | None]:
         extras = {_package(spec.constructor): spec.extra for spec in CATALOG.values()
                   if isinstance(spec.constructor, str) and spec.extra}  # fmt: skip
         cure = f"; {_install(extra)}" if (extra := extras.get(_package(place))) else ""
-        raise UsageError(f"optimizer {name!r}: cannot import module {place!r}: {error}{cure}") from None
+        raise UsageError(f"{who}: cannot import module {place!r}: {error}{cure}") from None
     source = getattr(module, "__file__", None)
     return module, hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None
 
@@ -160,8 +171,9 @@ def select(
 ) -> list[Selected]:
     """The entries that `patterns` name (names, groups, globs, references; commas allowed), in order, each once.
 
-    `overrides` maps an entry's name to settings that replace its defaults, and those of a protocol's `settings`.
-    Raises `UsageError` where a pattern selects nothing or a setting is not allowed.
+    `overrides` maps an entry's name to settings that replace its defaults, and those of a protocol's `settings`, which
+    may also be of entries of the catalog that are not selected. Raises `UsageError` where a pattern selects nothing, a
+    setting is not allowed or its optimizer unknown.
     """
     references: dict[str, None] = {}
     for pattern in (part.strip() for text in patterns for part in text.split(",")):
@@ -175,6 +187,8 @@ def select(
         raise UsageError(f"optimizer {twice[0]!r} is selected twice from different files; rename one of the files")
     if idle := sorted(set(overrides) - set(names)):
         raise UsageError(f"-O {idle[0]}: that optimizer is not selected; selected are {', '.join(names)}")
+    if strange := sorted(set(settings or {}) - {*CATALOG, *names}):
+        raise UsageError(f"protocol's settings: {unknown('optimizer', strange[0], {*CATALOG, *names})}")
     changes = {name: {**(settings or {}).get(name, {}), **overrides.get(name, {})} for name in names}
     return [_selected(spec, reference, changes[spec.name], rates) for reference, spec in specs.items()]
 

@@ -191,7 +191,7 @@ def run(
 def prepare(
     optimizers: str | Sequence[str] = "all", *, seeds: int | str | None = None, **options: Unpack[StudyOptions]
 ) -> Plan:
-    """The plan of `run` with the same arguments; writes nothing."""
+    """The plan of `run` with the same arguments; writes nothing but decoded data in the cache."""
     found = basis(optimizers, **options)
     return make_plan(found, parse_seeds(str(found.protocol.seeds if seeds is None else seeds)))
 

@@ -1,4 +1,4 @@
-"""A workload: a network, a dataset, an objective and the modalities they share; plus the built-in ones."""
+"""A workload: a network, a dataset, an objective and the modalities they share."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ class Workload(BaseModel):
         """
         from bench.models.dropout import DropoutStream
 
-        roled_parameters(self._example(), self.roles())
+        roled_parameters(self.example(), self.roles())
         dataset = self.build_dataset(data_dir, "cpu")
-        network = self._example(dataset.network_options)
+        network = self.example(dataset.network_options)
         samples = dataset.held_out("test").take(slice(0, 2))
         try:
             network(samples.inputs(), samples.masks(), DropoutStream(network.dropout_probability, 0))
@@ -114,15 +114,15 @@ class Workload(BaseModel):
             raise UsageError(f"workload {self.name!r}: network and data do not fit: {_line(error)}") from error
         return dataset
 
-    def parameter_count(self) -> int:
-        """Number of trainable parameters."""
-        return sum(p.numel() for p in self._example().parameters() if p.requires_grad)
+    def parameter_count(self, from_data: Mapping[str, int] | None = None) -> int:
+        """Number of trainable parameters, the network's options as far as given those that the data decides."""
+        return sum(p.numel() for p in self.example(from_data).parameters() if p.requires_grad)
 
     def roled_parameters(self) -> list[RoledParameter]:
         """The trainable parameters of a network of some weights, with their roles."""
-        return roled_parameters(self._example(), self.roles())
+        return roled_parameters(self.example(), self.roles())
 
-    def _example(self, from_data: Mapping[str, int] | None = None) -> Network:
+    def example(self, from_data: Mapping[str, int] | None = None) -> Network:
         """A network of some weights. (Building one is quicker than loading what torch's meta device needs.)"""
         from bench.seeding import torch_seeded
 

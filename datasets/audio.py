@@ -5,10 +5,11 @@ soundfile reads, torchaudio resamples and transforms; both are imported when fir
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -25,6 +26,8 @@ from bench.datasets.samples import DataError
 CHUNK = 128  # clips transformed at once: what their padding costs is kept small by going in order of length
 CHUNK_SAMPLES = 3 << 20  # and of long clips fewer, padding included: more are slower
 FLAT = 1e-3  # log spectra that deviate less are constant but for rounding: they become 0, not noise of deviation 1
+LOWEST_RATE = 1000  # hertz; of fewer, a second would become more samples than anybody recorded
+LARGEST_KERNEL = 1 << 23  # values of a resampling kernel; usual rates need less than 2^20
 LENGTH_UNKNOWN = (1 << 63) - 1  # libsndfile's SF_COUNT_MAX
 SIZE_UNKNOWN = (1 << 32) - 1  # what a program that writes to a pipe puts for the size
 # WAV and AIFF: the size of what follows stands after the name.
@@ -90,9 +93,13 @@ def _stated_size(header: bytes) -> int:
 def read_clip(path: Path, rate: int) -> Tensor:
     """The mean of a file's channels at `rate` Hz, float32 [S].
 
-    Raises DataError that names the file if it is unreadable, cut off, empty, silent or not finite.
+    Raises DataError that names the file if it is unreadable, cut off, empty, silent, not finite, or of a rate that
+    cannot be resampled.
     """
     wave_SC, found = read_sound(path)
+    if not can_resample(found.rate, rate):
+        raise DataError(f"{path} has the unusual sample rate {found.rate} Hz, which cannot be resampled to {rate} Hz; "
+                        "expected one such as 8000, 16000, 22050, 44100 or 48000")  # fmt: skip
     wave_S = wave_SC.mean(axis=1)
     if not wave_S.any():
         raise DataError(f"{path} is empty or silent; expected sound")
@@ -102,7 +109,14 @@ def read_clip(path: Path, rate: int) -> Tensor:
     return clip if found.rate == rate else _resampler(found.rate, rate)(clip)
 
 
-@cache
+def can_resample(source: int, target: int) -> bool:
+    """Whether a clip at `source` Hz can be had at `target` Hz: a kernel has source · target / gcd² values."""
+    if source == target:
+        return True
+    return source >= LOWEST_RATE and source * target // math.gcd(source, target) ** 2 <= LARGEST_KERNEL
+
+
+@lru_cache(maxsize=8)  # a kernel may take 32 MB
 def _resampler(source: int, target: int) -> Callable[[Tensor], Tensor]:
     _, torchaudio = import_libraries("audio")
     return torchaudio.transforms.Resample(source, target)
@@ -141,6 +155,11 @@ def _mel_power(settings: LogMel) -> Callable[[Tensor], Tensor]:
             raise ValueError(
                 f"LogMel: mels={settings.mels} leaves bands without a frequency at n_fft {settings.n_fft}"
             ) from warning
+
+
+def require_bands(settings: LogMel) -> None:
+    """Raises `ValueError` where a mel band has no frequency of the transform."""
+    _mel_power(settings)
 
 
 def log_mel(waves: Sequence[Tensor], settings: LogMel, frames: int) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 An entry is a folder of the cache, named by what decides its content: <name>-<hash of the settings>/ with one file an
 array and `entry.json`, which is written last. It is filled under a lock in a folder of its own and renamed to its
 place, so that of two processes one fills it and the other waits, and a killed one leaves nothing that is read. An
-entry whose `stamp` (sizes and times of the files it was made from) has changed is filled anew.
+entry whose `stamp` (sizes and times of the files it was made from) has changed is filled anew. Folders that are not
+named so and hold no `entry.json` of ours are never listed nor removed.
 
 The cache is $BENCH_CACHE, else optimizer-bench in $XDG_CACHE_HOME or ~/.cache.
 """
@@ -14,12 +15,15 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ from bench.datasets.samples import DataError
 FORMAT = 1  # raised when what an entry holds changes its meaning
 FACTS = "entry.json"
 ANNOUNCED = 1e6  # bytes from which on writing is worth a line
+OURS = re.compile(r"(?P<entry>.+-[0-9a-f]{16})(\.[^.]+\.partial)?")  # entries, and what is being filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +126,14 @@ def _facts(folder: Path, recipe: Recipe) -> Mapping[str, Any] | None:
 
 
 def _mapped(path: Path, shape: Shape) -> Tensor:
-    """The array in a file as a tensor that must not be written to."""
+    """The array in a file as a tensor; the memory is mapped read-only, so that writing to it kills the process."""
     if shape.bytes == 0:
         return torch.from_numpy(np.empty(shape.axes, shape.dtype))
-    # Copy-on-write: a private page for whoever writes by mistake, and no warning of a read-only array.
-    return torch.from_numpy(np.memmap(path, shape.dtype, "c", shape=shape.axes))
+    # Not copy-on-write: Linux may refuse such a mapping where it is larger than the memory.
+    array = np.memmap(path, shape.dtype, "r", shape=shape.axes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def _fill(folder: Path, recipe: Recipe) -> None:
@@ -181,21 +189,37 @@ def _bar(console: Console) -> Progress:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time fills an entry; the lock goes with the process that holds it."""
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """One process at a time fills an entry; the lock goes with the process that holds it.
+
+    Raises `BlockingIOError` where another has it and `wait` is false.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
 def stamp(paths: Iterable[Path]) -> str:
-    """A hash of the files' names, sizes and times, which change when the files do."""
+    """A hash of the files' names, sizes and times, which change when the files do.
+
+    The time of the last change of the inode is among them: a file may be changed with its size and mtime kept.
+    """
     total = hashlib.sha256()
     for path in paths:
         status = path.stat()
-        total.update(os.fsencode(path.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        facts = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
+        total.update(os.fsencode(path.name) + facts.encode())
     return total.hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """The installed packages' versions, for the settings of what they decode; None of one that is not there."""
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def megabytes(count: float) -> str:
@@ -216,10 +240,45 @@ class Kept:
 def kept() -> list[Kept]:
     """What the cache holds, by name; also what a killed process has left."""
     folder = cache_folder()
-    found = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
-    return [Kept(path.name, sum(f.stat().st_size for f in path.iterdir() if f.is_file())) for path in found]
+    found = sorted(path for path in folder.glob("*") if _is_ours(path)) if folder.is_dir() else []
+    return [Kept(path.name, _bytes(path)) for path in found]
 
 
-def remove(name: str) -> None:
-    """Delete one entry; runs that have it mapped go on."""
-    shutil.rmtree(cache_folder() / name)  # its lock stays: another process may wait on it
+def remove(name: str) -> bool:
+    """Delete one entry; runs that have it mapped go on. False where a process is filling it: then it stays.
+
+    Raises `ValueError` where `name` is no entry of the cache.
+    """
+    folder = cache_folder() / name
+    if folder.parent != cache_folder() or (folder.exists() and not _is_ours(folder)):
+        raise ValueError(f"{name!r} is no entry of the cache {cache_folder()}")
+    named = OURS.fullmatch(name)
+    try:
+        with _locked(folder.with_name(named["entry"] if named else name), wait=False):
+            if folder.is_dir():  # else another process has removed it, or moved it to its place
+                shutil.rmtree(folder)
+    except BlockingIOError:
+        return False
+    return True  # the lock's file stays: another process may wait on it
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is an entry by its name, or by the facts in it."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    if OURS.fullmatch(path.name):
+        return True
+    try:
+        content = json.loads((path / FACTS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() == {"stamp", "facts"}
+
+
+def _bytes(folder: Path) -> int:
+    """The sizes of its files, of those that are still there."""
+    total = 0
+    with suppress(FileNotFoundError):  # it is being filled or removed
+        for file in folder.iterdir():
+            total += file.stat().st_size if file.is_file() else 0
+    return total

@@ -6,8 +6,6 @@ and every image and clip once, however many captions share it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets.catalog import KINDS
-from bench.datasets.index import Index, Row
+from bench.datasets.index import Index, Row, rows_digest
 from bench.datasets.media import Media, decoded_clips, decoded_images
 from bench.datasets.options import AudioOptions, ImageOptions, RowOptions, read_options
 from bench.datasets.rows import RowSamples, Stored, one_caption_each
@@ -63,16 +61,16 @@ class CaptionedData(Dataset):
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}")
-        self._kind, self._policy = (
-            kind,
-            read_options(RowOptions, "", {"captions": captions, "absent": absent, "limit": limit}),
-        )
+        policy = {"captions": captions, "absent": absent, "limit": limit, "text_length": text_length}
+        self._kind, self._policy = kind, read_options(RowOptions, "", policy)
         wanted = require_modalities(modalities, KINDS[kind].modalities)
+        images = read_options(ImageOptions, "image", image) if "image" in wanted else None
+        clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
-        rows, media = self._decode(index, image, audio)
-        stored = _stored(media, image, audio, torch.device(device))
+        rows, media = self._decode(index, images, clips)
+        stored = _stored(media, images, clips, torch.device(device))
         digests = [each.digest for each in media.values()]
         self._network_options: dict[str, int] = {}
         if "text" in wanted:
@@ -81,7 +79,7 @@ class CaptionedData(Dataset):
             stored = replace(stored, text_NL=tokens.ids_NL.to(device), length_N=tokens.length_N.to(device))
             self._network_options = {"vocab_size": tokens.vocab_size}
             digests.append(tokens.digest)
-        self._digest = _digest(rows, digests)
+        self._digest = rows_digest(rows, digests)
         stored = stored.resident()
         self._rows = {split: _row_samples(rows, split, media, stored) for split in SPLITS}
         self._pools = {split: [held.items(name) for name in self._modalities] for split, held in self._rows.items()}
@@ -114,7 +112,7 @@ class CaptionedData(Dataset):
         return self._remarks
 
     def _decode(
-        self, index: Index, image: Mapping[str, Any] | None, audio: Mapping[str, Any] | None
+        self, index: Index, image: ImageOptions | None, audio: AudioOptions | None
     ) -> tuple[list[Row], dict[MediaName, Media]]:
         """The rows whose files are whole, and the decoded files by modality."""
         names: list[MediaName] = [name for name in MEDIA if name in self._modalities]
@@ -122,12 +120,10 @@ class CaptionedData(Dataset):
         rows = self._without(rows, absent_files(index.folder, rows, names))
         files: dict[MediaName, list[str]] = {name: distinct(file_of(row, name) for row in rows) for name in names}
         media: dict[MediaName, Media] = {}
-        if "image" in files:
-            options = read_options(ImageOptions, "image", image)
-            media["image"] = decoded_images(self._kind, index.folder, files["image"], options.stored_size)
-        if "audio" in files:
-            sound = read_options(AudioOptions, "audio", audio)
-            media["audio"] = decoded_clips(self._kind, index.folder, files["audio"], sound.log_mel, sound.frames)
+        if image is not None:
+            media["image"] = decoded_images(self._kind, index.folder, files["image"], image.stored_size)
+        if audio is not None:
+            media["audio"] = decoded_clips(self._kind, index.folder, files["audio"], audio.log_mel, audio.frames)
         rows = self._without(rows, {each.file: each.reason for m in media.values() for each in m.broken})
         if self._policy.captions == "first":
             rows = first_captions(rows)
@@ -140,18 +136,19 @@ class CaptionedData(Dataset):
 
 def _stored(
     media: Mapping[MediaName, Media],
-    image: Mapping[str, Any] | None,
-    audio: Mapping[str, Any] | None,
+    image: ImageOptions | None,
+    audio: AudioOptions | None,
     device: torch.device,
 ) -> Stored:
     """The decoded files, and how batches are made of them."""
     stored = Stored(device=device)
-    if "image" in media:
-        size = read_options(ImageOptions, "image", image).size
-        stored = replace(stored, pixels_N3SS=media["image"].arrays["pixels"], image_size=size)
-    if "audio" in media:
-        masks, clips = read_options(AudioOptions, "audio", audio).spec_augment, media["audio"].arrays
-        stored = replace(stored, spectra_NFT=clips["spectra"], frames_N=clips["frames"], spec_augment=masks)
+    if image is not None:
+        stored = replace(stored, pixels_N3SS=media["image"].arrays["pixels"], image_size=image.size)
+    if audio is not None:
+        clips = media["audio"].arrays
+        stored = replace(
+            stored, spectra_NFT=clips["spectra"], frames_N=clips["frames"], spec_augment=audio.spec_augment
+        )
     return stored
 
 
@@ -166,11 +163,3 @@ def _row_samples(rows: Sequence[Row], split: Split, media: Mapping[MediaName, Me
     number: dict[str, int] = {}
     match_N = torch.tensor([number.setdefault(rows[i].match, len(number)) for i in own])
     return RowSamples(stored=stored, label_N=match_N, match_N=match_N, row_N=row_N, places=places).to(stored.device)
-
-
-def _digest(rows: Sequence[Row], digests: Sequence[str]) -> str:
-    """SHA-256 over which things belong together, in order, and the things themselves."""
-    total = hashlib.sha256("".join(digests).encode())
-    for row in rows:
-        total.update(json.dumps([row.split, row.match, row.text, row.image, row.audio]).encode())
-    return total.hexdigest()

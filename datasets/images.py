@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,9 @@ CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
 DRAWS_A_TRY = 4  # area, aspect ratio, top, left
 
 SOURCE_PLACE = re.compile(r"^.*\.cpp:\d+, ")  # what torchvision's messages begin with
+MOST_PIXELS = 1 << 28  # no WebP can have more
+PNG_BEGIN, GIF_BEGIN, JPEG_BEGIN = b"\x89PNG\r\n\x1a\n", b"GIF8", b"\xff\xd8"
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that the height and width come after
 OUT_OF_BYTES = re.compile(r"truncated|Out of bound read")
 
 
@@ -44,6 +48,9 @@ def decode(path: Path) -> Tensor:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
     if not content.size:
         raise DataError(f"{path} is empty; expected an image")
+    height, width = _stated_size(content.data)
+    if height * width > MOST_PIXELS:
+        raise DataError(f"{path} has {height:,} × {width:,} pixels; allowed are {MOST_PIXELS:,} at most")
     try:
         image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as error:
@@ -53,10 +60,32 @@ def decode(path: Path) -> Tensor:
     return functional.to_dtype(image[0] if image.ndim == 4 else image, torch.uint8, scale=True)
 
 
+def _stated_size(content: memoryview) -> tuple[int, int]:
+    """Height and width by the header of a PNG, GIF or JPEG; (0, 0) where it does not say."""
+    try:
+        if content[:8] == PNG_BEGIN:
+            width, height = struct.unpack_from(">II", content, 16)
+            return height, width
+        if content[:4] == GIF_BEGIN:
+            width, height = struct.unpack_from("<HH", content, 6)
+            return height, width
+        place = 2 if content[:2] == JPEG_BEGIN else len(content)
+        while True:
+            begin, marker, length, height, width = struct.unpack_from(">BBHxHH", content, place)
+            if begin != 0xFF or marker in JPEG_FRAMES:
+                return (height, width) if begin == 0xFF else (0, 0)
+            place += 1 if marker == 0xFF else 2 + length  # a marker may have more than one FF before it
+    except struct.error:  # the end
+        return 0, 0
+
+
 def square(image: Tensor, size: int) -> Tensor:
-    """The middle of an image [3, H, W], its shorter side resized to `size` (bilinear, antialiased); [3, size, size]."""
-    resized = functional.resize(image, [size], antialias=True)
-    return functional.center_crop(resized, [size]).contiguous()
+    """The square in the middle of an image [3, H, W], resized to `size` (bilinear, antialiased); [3, size, size].
+
+    Cut before it is resized: the whole image, its shorter side at `size`, may be as long as it likes.
+    """
+    middle_part = functional.center_crop(image, [min(image.shape[-2:])] * 2)
+    return functional.resize(middle_part, [size, size], antialias=True).contiguous()
 
 
 def middle(images: Tensor, size: int) -> Tensor:

@@ -66,6 +66,14 @@ class Index:
     remarks: tuple[Remark, ...] = ()
 
 
+def rows_digest(rows: Iterable[Row], digests: Iterable[str] = ()) -> str:
+    """SHA-256 over which things belong together, in order, and `digests` of the things themselves."""
+    total = hashlib.sha256("".join(digests).encode())
+    for row in rows:
+        total.update(json.dumps([row.split, row.match, row.text, row.image, row.audio]).encode())
+    return total.hexdigest()
+
+
 def fault(kind: str, place: Place | Path | str, text: str) -> DataError:
     """The error that names a set, a place in its files and what is wrong there."""
     return DataError(f"{kind}: {place}: {text}")
@@ -84,8 +92,13 @@ def relative(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def inside(kind: str, place: Place | str, name: str) -> str:
-    """`name` as rows name a file: relative, without "." parts; raises `DataError` where it may leave the folder."""
+def inside(kind: str, place: Place | str, name: object) -> str:
+    """`name` as rows name a file: relative, without "." parts; raises `DataError` where it may leave the folder.
+
+    Raises `ValueError` for an option, which `place` names, that is no text.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{kind}: {place} is {name!r}; allowed is text, the path of a file under the folder")
     # No pathlib: millions of names are read. A colon in the second place is a Windows drive.
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or name[1:2] == ":":

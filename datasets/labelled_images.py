@@ -38,10 +38,15 @@ SETS: Mapping[str, _Set] = {
 }
 
 
+# What torchvision raises at damaged files; of a file of another kind it takes the beginning for a type or a shape.
+FAULTS = (RuntimeError, OSError, ValueError, EOFError, AssertionError, LookupError, TypeError)
+
+
 def load(name: str, data_dir: Path | None, train: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images uint8 [N, H, W, C], labels int64 [N] and the classes' names of torchvision's training or test file.
 
-    Raises `DataError` where the files are missing or not the published ones, by torchvision's checksums.
+    Raises `DataError` where the files are missing, damaged, or do not go together. Of CIFAR they are the published
+    ones by torchvision's checksums; of Fashion-MNIST torchvision only looks whether they exist.
     """
     if name not in SETS:
         raise ValueError(f"name is {name!r}; allowed are {', '.join(SETS)}")
@@ -54,12 +59,23 @@ def load(name: str, data_dir: Path | None, train: bool) -> tuple[np.ndarray, np.
 
     try:
         found: Any = getattr(torchvision_sets, SETS[name].loader)(roots[0], train=train, download=False)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
+    except FAULTS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name}: {roots[0] / SETS[name].folder} is not complete or damaged ({reason})") from error
-    images = np.asarray(found.data)
-    images = images[..., None] if images.ndim == 3 else images
-    return images, np.asarray(found.targets, np.int64), [str(each) for each in found.classes]
+    images, label_N = np.asarray(found.data), np.asarray(found.targets, np.int64)
+    classes = [str(each) for each in found.classes]
+    _require_labels(f"{name}: {roots[0] / SETS[name].folder}: the {'training' if train else 'test'} file", images,
+                    label_N, len(classes))  # fmt: skip
+    return images[..., None] if images.ndim == 3 else images, label_N, classes
+
+
+def _require_labels(place: str, images: np.ndarray, label_N: np.ndarray, classes: int) -> None:
+    """Raises `DataError` unless every image has a label that is one of the classes."""
+    if label_N.ndim != 1 or len(images) != len(label_N):
+        raise DataError(f"{place} has {len(images)} images and {label_N.size} labels; expected a label an image")
+    if len(label_N) and not 0 <= label_N.min() <= label_N.max() < classes:
+        odd = next(int(label) for label in label_N if not 0 <= label < classes)
+        raise DataError(f"{place} has a label {odd}; expected 0 to {classes - 1}")
 
 
 def prepare(image_NHWC: np.ndarray, size: int) -> Tensor:
@@ -96,6 +112,8 @@ class LabelledImages(Dataset):
             raise ValueError(f"prompt is {prompt!r}; allowed is a text with one {{}} for the class's name")
         if limit is not None and limit < 2:
             raise ValueError(f"limit is {limit}; allowed is a count >= 2")
+        if image_size < 1:
+            raise ValueError(f"image_size is {image_size}; allowed is a count >= 1")
         image_NHWC, label_N, classes = load(name, data_dir, train=True)
         test_NHWC, test_label_N, _ = load(name, data_dir, train=False)
         if not 2 <= validation <= len(label_N) - 2:

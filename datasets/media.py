@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,9 +19,11 @@ import torch
 from torch import Tensor
 
 from bench.datasets import audio, images
-from bench.datasets.cache import Entry, Recipe, Shape, cached, stamp
+from bench.datasets.cache import Entry, Recipe, Shape, cached, stamp, versions
 from bench.datasets.samples import DataError
+from bench.environment import usable_cores
 
+RECIPE = 1  # raised when our own decoding changes what it gives: it is among the settings that name an entry
 CHUNK = 16  # files a thread takes at once
 
 
@@ -50,14 +51,15 @@ def missing(folder: Path, files: Iterable[str]) -> list[str]:
 
 
 def decoded_images(kind: str, folder: Path, files: Sequence[str], size: int) -> Media:
-    """Every image as uint8 RGB [N, 3, S, S] (`pixels`): its shorter side resized to `size`, the centre kept."""
+    """Every image as uint8 RGB [N, 3, S, S] (`pixels`): the square in its middle, resized to `size`."""
 
     def decode(chunk: Sequence[Path], rows: Mapping[str, np.ndarray]) -> None:
         for i, path in enumerate(chunk):
             rows["pixels"][i] = images.square(images.decode(path), size).numpy()
 
     shapes = {"pixels": Shape((len(files), 3, size, size), "uint8")}
-    return _decoded(f"{kind}-images", folder, files, {"square": size}, shapes, decode)
+    settings = {"square": size, "versions": versions("torch", "torchvision")}
+    return _decoded(f"{kind}-images", folder, files, settings, shapes, decode)
 
 
 def decoded_clips(kind: str, folder: Path, files: Sequence[str], settings: audio.LogMel, frames: int) -> Media:
@@ -70,7 +72,9 @@ def decoded_clips(kind: str, folder: Path, files: Sequence[str], settings: audio
         rows["frames"][:] = frames_N.clamp(max=frames).numpy()
 
     shapes = {"spectra": Shape((len(files), settings.mels, frames), "float16"), "frames": Shape((len(files),), "int32")}
-    return _decoded(f"{kind}-clips", folder, files, {**asdict(settings), "frames": frames}, shapes, decode)
+    libraries = versions("torch", "torchaudio", "soundfile")
+    all_settings = {**asdict(settings), "frames": frames, "versions": libraries}
+    return _decoded(f"{kind}-clips", folder, files, all_settings, shapes, decode)
 
 
 def _decoded(
@@ -92,22 +96,24 @@ def _decoded(
             digests[part] = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
             try:
                 decode(paths, {key: array[part] for key, array in arrays.items()})
-            except DataError:  # which one, and whether the others can be read
+            except (DataError, RuntimeError, MemoryError):  # which one, and whether the others can be read
                 for i, path in enumerate(paths, start=start):
                     try:
                         decode([path], {key: array[i : i + 1] for key, array in arrays.items()})
                     except DataError as error:
                         broken[i] = str(error)
+                    except (RuntimeError, MemoryError) as error:  # such as too little memory: not the file's fault
+                        raise DataError(f"{path} cannot be decoded ({_first_line(error)})") from error
             return len(paths)
 
-        with _single_threaded(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        with _single_threaded(), ThreadPoolExecutor(usable_cores()) as threads:
             for done in threads.map(one_chunk, range(0, len(files), CHUNK)):
                 advance(done)
-        return {"digest": _digest(files, digests), "broken": [[files[i], broken[i]] for i in sorted(broken)]}
+        return {"digest": files_digest(files, digests), "broken": [[files[i], broken[i]] for i in sorted(broken)]}
 
     recipe = Recipe(
         name=name,
-        settings={**settings, "folder": str(folder.resolve()), "files": hashlib.sha256(
+        settings={**settings, "recipe": RECIPE, "folder": str(folder.resolve()), "files": hashlib.sha256(
             json.dumps(list(files)).encode()).hexdigest()},
         stamp=stamp([folder / file for file in files]), shapes=shapes, steps=len(files), fill=fill,
     )  # fmt: skip
@@ -116,7 +122,12 @@ def _decoded(
     return Media(files=tuple(files), arrays=entry.arrays, digest=entry.facts["digest"], broken=broken)
 
 
-def _digest(files: Sequence[str], digests: Sequence[bytes]) -> str:
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def files_digest(files: Iterable[str], digests: Iterable[bytes]) -> str:
+    """SHA-256 over the files' names, each followed by the SHA-256 of its bytes."""
     total = hashlib.sha256()
     for name, digest in zip(files, digests, strict=True):
         total.update(name.encode(errors="surrogateescape") + b"\0" + digest)

@@ -3,29 +3,33 @@
     [workload]
     dataset = "bench.datasets.own_dataset:OwnDataset"
     [workload.dataset_options]
-    reference = "my_package.data:Pairs"
+    reference = "my_package.data:Pairs"          # or "data.py:Pairs"; a module of the current folder will do too
     arguments = { root = "…" }
 
 The class is called with `split` ("training", "validation", "test") and the arguments. Its items are dicts of tensors:
 `text` (L,) int64 with 0 as padding at the end, `image` (3, H, W) and `audio` (1, F, T) float32, those of the workload's
 modalities, and optionally an integer `match`: items of equal match are each other's positives. Everything is read once
-and stays in memory.
+and stays in memory; meanwhile the global generators of torch, numpy and Python have one seed, always the same, so that
+a set that draws from them is the same in every run, whatever the run's seed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from bench.datasets.samples import MODALITIES, DataError, Dataset, HeldOut, Samples, Split, require_modalities
-from bench.spec import resolve
+from bench.registry import load_reference
+from bench.seeding import globally_seeded
 
+BUILD_SEED = 0  # of the global generators while the user's datasets are built and read
 AXES = {"text": 1, "image": 3, "audio": 3}
+SPLITS: tuple[Split, ...] = get_args(Split)
 FIELDS = {"text": "text_NL", "image": "image_N3HW", "audio": "audio_N1FT"}
 
 
@@ -33,7 +37,7 @@ class OwnDataset(Dataset):
     """The three splits of a user's dataset, read at construction, resident on `device`.
 
     Texts are padded with 0 to the longest, at most `text_length`. Raises `DataError` naming split and item of what
-    is not as above.
+    is not as above, `ValueError` where `reference` leads to nothing that can be called.
     """
 
     def __init__(
@@ -46,12 +50,18 @@ class OwnDataset(Dataset):
         device: torch.device | str = "cpu",
     ) -> None:
         wanted = require_modalities(modalities)
+        if text_length < 1:
+            raise ValueError(f"text_length is {text_length}; allowed is a count >= 1")
         self._names = [name for name in MODALITIES if name in wanted]
         total = hashlib.sha256()
         self._samples: dict[Split, Samples] = {}
-        for split in ("training", "validation", "test"):
-            source = resolve(reference)(split=split, **(arguments or {}))
-            samples = self._read(f"{reference}, {split}", source, text_length)
+        build = _found(reference)
+        with globally_seeded(BUILD_SEED):  # of all three: splits seeded alike would draw alike
+            read: dict[Split, Samples] = {
+                split: self._read(f"{reference}, {split}", build(split=split, **(arguments or {})), text_length)
+                for split in SPLITS
+            }
+        for split, samples in read.items():
             for field in fields(samples):
                 if (value := getattr(samples, field.name)) is not None:
                     total.update(f"{split} {field.name} {tuple(value.shape)}".encode() + value.numpy().tobytes())
@@ -119,6 +129,15 @@ class OwnDataset(Dataset):
                 raise DataError(f"{place}: {name} is not finite")
             found[name] = value
         return found
+
+
+def _found(reference: str) -> Callable[..., Any]:
+    """What `module:Class` or `file.py:Class` names."""
+    module, attribute, _ = load_reference(reference, "dataset")
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ValueError(f"dataset {reference!r}: its module has no class {attribute!r}")
+    return found
 
 
 def _padded(texts: Sequence[Tensor]) -> Tensor:

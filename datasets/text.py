@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.datasets.cache import Recipe, Shape, cached
+from bench.datasets.cache import Recipe, Shape, cached, versions
 from bench.datasets.index import Row, fault
 from bench.datasets.tokenizers import EmptyTextError, tokenizer_from
 
+RECIPE = 1  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
 CHUNK = 4096  # captions encoded at once
 
 
@@ -60,7 +61,8 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
         return {"vocab_size": tokenizer.vocab_size}
 
     shapes = {"ids": Shape((len(rows), length), "int32"), "length": Shape((len(rows),), "int32")}
-    settings = {"tokenizer": dict(options), "length": length, "content": content.hexdigest()}
+    settings = {"tokenizer": dict(options), "length": length, "content": content.hexdigest(), "recipe": RECIPE,
+                "versions": versions("tokenizers")}  # fmt: skip
     entry = cached(Recipe(name=f"{kind}-text", settings=settings, stamp="", shapes=shapes, steps=len(rows), fill=fill))
     return Tokens(
         ids_NL=entry.arrays["ids"], length_N=entry.arrays["length"], vocab_size=entry.facts["vocab_size"],

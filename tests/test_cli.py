@@ -49,6 +49,7 @@ BAD_INPUT = [
     (["run", "-p", "batch.toml"], "batch_size is 5000; allowed is at most the 1000 training samples"),
     (["run", "-p", "fit.toml"], "network and data do not fit"),
     (["run", "-p", "heads.toml"], "model_options: embed_dim must be divisible by num_heads"),
+    (["run", "-p", "settings.toml"], "protocol's settings: unknown optimizer 'sgdd': did you mean 'sgd'?"),
     (["run", "-p", "digits"], "--data-dir"),
     (["run", "-p", "digits", "--data-dir", "nowhere"], "nowhere"),
     (["run", "--study", "../out"], "study '../out': allowed are letters"),
@@ -69,6 +70,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "fit.toml").write_text('extends = "mini"\n[workload.model_options]\nimage_size = 64')
     (tmp_path / "heads.toml").write_text('extends = "mini"\n[workload.model_options]\nnum_heads = 5')
     (tmp_path / "metric.toml").write_text('extends = "mini"\nprimary_metric = "avg_r2"')
+    (tmp_path / "settings.toml").write_text('extends = "mini"\n[settings.sgdd]\nnesterov = true')
     (tmp_path / "batch.toml").write_text('extends = "mini"\nbatch_size = 5000')
     return tmp_path
 
@@ -144,6 +146,70 @@ def test_dry_run_writes_nothing(tiny_toml: Path, tmp_path: Path):
     assert not (tmp_path / "results").exists()
 
 
+OWN = """
+import torch
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, split, size):
+        self.size = size
+    def __len__(self):
+        return 24
+    def __getitem__(self, i):
+        return {"text": torch.tensor([1, 1 + i]), "image": torch.full((3, self.size, self.size), i / 24)}
+"""
+OWN_PROTOCOL = """
+extends = "mini"
+epochs = 1
+batch_size = 8
+[workload]
+dataset = "bench.datasets.own_dataset:OwnDataset"
+modalities = ["text", "image"]
+[workload.dataset_options]
+reference = "pairs_of_mine:Pairs"
+arguments = { size = 32 }
+text_length = 4
+"""
+
+
+def test_a_protocol_of_ones_own_has_ones_own_dataset(tmp_path: Path):
+    (tmp_path / "pairs_of_mine.py").write_text(OWN)
+    (tmp_path / "own.toml").write_text(OWN_PROTOCOL)
+    result = call("run", "-p", "own.toml", "-o", "sgd", "--seeds", "1", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (record,) = json.loads(result.stdout)
+    assert (record["outcome"], record["steps"]) == ("ok", 3)
+    assert record["protocol"]["name"] == "own" and record["pools"] == {"text": 24, "image": 24}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("run", "--dry-run"), ("run", "--lr", "search", "--seeds", "1"), ("tune", "--trials", "1")],
+    ids=" ".join,
+)
+def test_what_the_data_remarks_is_shown_before_runs_begin(
+    command: tuple[str, ...], tiny_toml: Path, bench: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    from bench.commands import tune
+    from bench.datasets.samples import Dataset
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Dataset, "remarks", ("paired: 3 of 10 clips \x1b[2J are not there",))
+    monkeypatch.setattr(tune, "watching", stop)
+    found = bench(*command, "-p", tiny_toml, "-o", "sgd")
+    assert "warning: paired: 3 of 10 clips \ufffd[2J are not there" in found.err.splitlines()
+    assert "\x1b" not in found.err
+
+
+def test_a_title_steers_no_terminal(tiny_toml: Path, tmp_path: Path, bench: Callable):
+    (tmp_path / "odd.toml").write_text('title = "\\u001b[2J"\n' + tiny_toml.read_text())
+    found = bench("run", "-p", "odd.toml", "-o", "sgd", "--dry-run")
+    assert found.code == 0 and "\ufffd[2J" in found.err and "\x1b" not in found.err
+    found = bench("tune", "-p", "odd.toml", "-o", "sgd", "--trials", "1", "--tuning-seeds", "1")
+    assert found.code == 0 and "\x1b" not in found.err
+
+
 def start(toml: Path, folder: Path, workers: int, lines: int) -> subprocess.Popen[str]:
     """A long study, once it has printed that `lines` runs are done."""
     command = [sys.executable, "-m", "bench", "run", "-p", str(toml), "-o", "sgd", "--seeds", "500"]
@@ -180,7 +246,13 @@ def test_workers_die_with_their_driver(tiny_toml: Path, tmp_path: Path):
 def test_list_names_everything(tmp_path: Path):
     result = call("list", "--json", cwd=tmp_path)
     content = json.loads(result.stdout)
-    assert {row["name"]: row["parameters"] for row in content["workloads"]}["documents"] == 10_686_592
+    workloads = {row["name"]: row for row in content["workloads"]}
+    assert workloads["documents"]["parameters"] == 10_686_592 and not workloads["documents"]["parameters_at_most"]
+    # The documents' network on Flickr8k has 34 ids by character; a table of 8,192 byte pairs of width 512 instead.
+    assert workloads["flickr8k"]["parameters"] == 43_269_504 and not workloads["flickr8k"]["parameters_at_most"]
+    # Rows of 512 weights: 8,192 byte pairs at most instead of 34 characters, 40 places instead of 77.
+    assert workloads["flickr8k_bpe"]["parameters"] == 43_269_504 + 512 * (8192 - 34) - 512 * (77 - 40)
+    assert workloads["flickr8k_bpe"]["parameters_at_most"]
     assert len(content["optimizers"]) == 29
     names = {row["name"] for row in content["protocols"]}
     assert {"documents", "standard", "mini", "digits", "flickr8k", "flickr8k_audio", "manifest"} <= names

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-PAGE = (Path(__file__).parents[1] / "docs" / "adding-an-optimizer.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "adding-an-optimizer.md").read_text()
+DATA_PAGE = (DOCS / "data.md").read_text()
 
 
-def blocks(language):
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+def blocks(language, page=PAGE):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [content for name, content in fenced if name == language]
 
 
@@ -50,3 +52,27 @@ def test_a_command_of_the_page_works(command, folder, tiny_toml):
 
 def test_the_page_has_commands():
     assert [shlex.split(command)[1] for command in commands()] == ["doctor", "run", "doctor"]
+
+
+@pytest.mark.slow
+def test_the_dataset_of_ones_own_runs_as_printed(tmp_path):
+    """Module, protocol and command of docs/data.md, in the current folder."""
+    part = DATA_PAGE.partition("### A dataset of your own")[2].partition("\n## ")[0]
+    (module,), (protocol,), (command,) = (blocks(language, part) for language in ("python", "toml", ""))
+    (tmp_path / "my_data.py").write_text(module)
+    (tmp_path / "own.toml").write_text(protocol)
+    program, *arguments = shlex.split(command)
+    assert program == "bench"
+    done = subprocess.run([sys.executable, "-m", "bench", *arguments], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=240)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 optimizers × 2 seeds × 5 epochs = 4 runs, 0 done, 4 to do" in done.stderr
+    assert len(list((tmp_path / "results" / "own" / "runs").glob("*/run.json"))) == 4
+
+
+def test_the_page_on_data_names_every_option_of_a_sample():
+    from bench.workloads import WORKLOADS
+
+    options = {key for each in WORKLOADS.values() if "kind" in each.dataset_options for key in each.dataset_options}
+    table = DATA_PAGE.partition("## How samples are made")[2].partition("\n\n**")[0]
+    assert {key for key in options if f"`{key}`" not in table} == set()

@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import UsageError
 from bench.protocol import Protocol
-from bench.protocols import PROTOCOLS, changed, load_protocol
+from bench.protocols import PROTOCOLS, changed, limited, load_protocol
 from bench.schedule import learning_rate_factor
 
 MINI = PROTOCOLS["mini"]
@@ -105,3 +105,39 @@ def test_cosine_schedule_falls_to_zero_after_the_last_step():
 def test_options_that_cannot_be_hashed_are_named(options: dict):
     with pytest.raises(UsageError, match=r"workload.dataset_options .*noise is .*; allowed are finite numbers"):
         changed(PROTOCOLS["mini"], {"workload": {"dataset_options": options}}, "test")
+
+
+def test_another_dataset_or_model_starts_without_options(tmp_path: Path):
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "digits"\n[workload]\ndataset = "my:Data"\ndataset_options = { size = 3 }\n')
+    found, base = load_protocol(str(path)).workload, PROTOCOLS["digits"].workload
+    assert (found.dataset, found.dataset_options, found.reads_files) == ("my:Data", {"size": 3}, False)
+    assert (found.name, found.title) == ("my:Data", "own data")
+    assert found.model_options == base.model_options
+    path.write_text('extends = "digits"\n[workload]\nmodel = "my:Net"\n[workload.model_options]\nwidth = 4\n')
+    found = load_protocol(str(path)).workload
+    assert (found.model, found.model_options) == ("my:Net", {"width": 4})
+    assert (found.dataset_options, found.reads_files) == (base.dataset_options, True)
+    path.write_text(f'extends = "digits"\n[workload]\nname = "x"\nreads_files = true\ndataset = "my:Data"\n'
+                    f'model = "{base.model}"')  # fmt: skip
+    found = load_protocol(str(path)).workload
+    assert (found.name, found.reads_files, found.dataset_options) == ("x", True, {})
+    assert found.model_options == base.model_options
+
+
+LIMITED = [protocol for protocol in PROTOCOLS.values() if "limit" in protocol.workload.dataset_options]
+
+
+@pytest.mark.parametrize("protocol", LIMITED, ids=[protocol.name for protocol in LIMITED])
+def test_a_limit_leaves_at_least_one_batch(protocol: Protocol):
+    for limit, batch_size in ((100, min(protocol.batch_size, 100)), (2, 2), (10_000, protocol.batch_size)):
+        found = limited(protocol, limit)
+        assert (found.workload.dataset_options["limit"], found.batch_size) == (limit, batch_size)
+        assert found.hash != protocol.hash
+    assert limited(protocol, 1).workload.dataset_options["limit"] == 1  # the data refuses it, and says why
+
+
+def test_every_set_that_has_a_limit_is_among_them():
+    assert {"coco", "cifar10", "manifest", "flickr8k", "conceptual_captions"} <= {each.name for each in LIMITED}
+    with pytest.raises(UsageError, match="protocol 'mini' has no limit; allowed with flickr8k, "):
+        limited(MINI, 10)

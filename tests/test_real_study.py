@@ -74,6 +74,11 @@ def test_a_limit_gives_a_quick_look_at_any_pair_of_modalities(study: Path):
     bench(study, "run", "--protocol", "pair.toml", "-o", "sgd", "--seeds", "1", "--limit", "20", "--data-dir", "data")
     record = records(study, "pair")["sgd"]
     assert record.pools == {"image": 20, "audio": 100} and set(record.chance) & {"t2i_r1", "i2t_r1"} == set()
+    # Fewer samples than the protocol's batch of 32: the batch is as small as they are.
+    few = bench(study, "run", "--protocol", "flickr8k_mini", "-o", "sgd", "--seeds", "1", "--epochs", "1", "--limit",
+                "20", "--data-dir", "data", "--study", "few", "--json")  # fmt: skip
+    (look,) = json.loads(few.stdout)
+    assert (look["outcome"], look["steps"], look["pools"]["image"]) == ("ok", 1, 20)
     plan = bench(study, "run", "--protocol", "mini", "-o", "sgd", "--limit", "20", code=2)
     assert plan.stderr.startswith("error: --limit 20: protocol 'mini' has no limit; allowed with flickr8k, ")
 

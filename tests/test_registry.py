@@ -196,3 +196,16 @@ def test_settings_that_a_class_swallows_are_refused(tmp_path: Path):
     path.write_text(NO_RATE.replace('"rate": 1.0', '"lr": 1.0').replace("params, **", "params, lr=1.0, **"))
     with pytest.raises(UsageError, match=r"optimizer mine.py:Mine: unknown hyper-parameter 'momentun'"):
         select([f"{path}:Mine"], {"mine.py:Mine": {"momentun": 0.9}}, "default")
+
+
+def test_settings_of_a_protocol_are_of_optimizers_that_there_are(tiny: Protocol, tmp_path: Path, write_plugin):
+    ours = changed(tiny, {"settings": {"sgd": {"nesterov": True}, "mine.py:Mine": {"lr": 0.5}}}, "test")
+    plugin = write_plugin("pass")
+    chosen = select(["adamw", plugin], {}, "default", ours.settings)
+    assert [each.hyperparameters["lr"] for each in chosen] == [0.001, 0.5]
+    with pytest.raises(UsageError, match=r"protocol's settings: unknown optimizer 'mine\.py:Mine': allowed are"):
+        prepare("sgd", protocol=ours, results=tmp_path / "results")
+    typo = changed(tiny, {"settings": {"sgdd": {"nesterov": True}}}, "test")
+    with pytest.raises(UsageError, match=r"protocol's settings: unknown optimizer 'sgdd': did you mean 'sgd'\?"):
+        prepare("sgd", protocol=typo, results=tmp_path / "results")
+    assert not (tmp_path / "results").exists()

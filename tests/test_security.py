@@ -86,7 +86,8 @@ def test_no_source_reads_what_can_hold_code():
 
 def test_few_sources_import_by_name_or_start_processes():
     """One more of them needs a look at where its names come from: never from a results folder."""
-    importing = r"(.*\.)?(import_module|spec_from_file_location|exec_module|__import__|run_path|run_module)|resolve"
+    ways = "import_module|spec_from_file_location|exec_module|__import__|run_path|run_module"
+    importing = rf"(.*\.)?({ways})|resolve|load_reference"
     assert callers(importing) == {
         "bench/__init__.py", "bench/engines/ray.py", "bench/engines/ray_actor.py", "bench/registry.py",
         "bench/schemas.py", "bench/spec.py", "bench/telemetry.py", "bench/trackers/selection.py",

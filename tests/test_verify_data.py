@@ -325,14 +325,31 @@ BAD = [
     (("flickr8k", "SET", "--tokenizer", "bpe"), "options are none; needed are vocab_size"),
     (("flickr8k", "SET", "--limit", "1"), "1 is not in the range"),
     (("spoken_digits", ".", "--limit", "5"), "--limit: spoken_digits is looked at as a whole"),
+    (("cifar10", ".", "--tokenizer", "bpe"), "--tokenizer: cifar10 is looked at as a whole"),
+    (("flickr8k", "SET", "--reader", "annotations=3"), "--reader: "),
+    (("flickr8k", "SET", "--reader", 'annotations=["token"]'), "--reader: "),
+    (("flickr8k", "SET", "--reader", 'splits={"a": 1}'), "--reader: "),
+    (("manifest", "MANIFEST", "--reader", "file=3"), "--reader: "),
+    (("manifest", "MANIFEST", "--reader", "file=[]"), "--reader: "),
+    (("audiocaps", "AUDIOCAPS", "--reader", "template=3"), "--reader: "),
+    (("common_voice", "AUDIOCAPS", "--reader", "train=3"), "--reader: "),
+    (("flickr8k", "SET", "--tokenizer", "vocab_size=many"), "--tokenizer: "),
+    (("flickr8k", "SET", "--tokenizer", "bpe", "--tokenizer", "vocab_size=1e3"), "vocab_size=1000.0 must be"),
+    (("flickr8k", "SET", "--tokenizer", "bpe", "--tokenizer", f"vocab_size={10**30}"), "--tokenizer: "),
+    (("flickr8k", "SET", "--tokenizer", "file", "--tokenizer", "path=3"), "path is 3; a path is needed"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_bad_input_is_one_line_and_exit_2(
-    arguments: tuple[str, ...], message: str, whole: Path, verify: Callable[..., Called]
+    arguments: tuple[str, ...], message: str, whole: Path, tmp_path: Path, verify: Callable[..., Called]
 ):
-    found = verify(*(str(whole) if each == "SET" else each for each in arguments))
+    if "MANIFEST" in arguments:
+        write_manifest(tmp_path)
+    if "AUDIOCAPS" in arguments:
+        write_audiocaps(tmp_path)
+    places = {"SET": str(whole), "MANIFEST": str(tmp_path), "AUDIOCAPS": str(tmp_path)}
+    found = verify(*(places.get(each, each) for each in arguments))
     assert (found.code, found.out) == (2, "")
     assert message in found.err
     assert len(found.err.splitlines()) == 1
@@ -474,6 +491,48 @@ def test_a_labelled_set(tmp_path: Path, verify: Callable[..., Called]):
     assert content["digests"] == {"contents": LabelledImages(data_dir=tmp_path, name="fashion_mnist").digest}
     (raw / "t10k-labels-idx1-ubyte").unlink()
     assert verify("fashion_mnist", tmp_path).code == 1
+
+
+@pytest.mark.parametrize("option", [(), ("--no-decode",)])
+def test_a_labelled_set_that_is_too_small_is_one_line(
+    option: tuple[str, ...], tmp_path: Path, verify: Callable[..., Called]
+):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name, content in idx_files(30).items():
+            (raw / f"{part}-{name}-ubyte").write_bytes(content)
+    found = verify("fashion_mnist", tmp_path, *option)
+    assert (found.code, found.out) == (1, "")
+    assert found.err == (
+        "error: fashion_mnist: has 30 images for training and validation; protocol fashion_mnist takes 5000 of them "
+        "for validation alone\n"
+    )
+
+
+def test_captions_are_looked_at_as_the_protocol_of_the_set_does(
+    whole: Path, tmp_path: Path, verify: Callable[..., Called]
+):
+    from bench.datasets.catalog import KINDS
+    from bench.protocols import PROTOCOLS
+    from bench.workloads import WORKLOADS
+
+    assert all(PROTOCOLS[kind].workload is WORKLOADS[kind] for kind in KINDS)
+    found = verify("flickr8k", whole, "--no-decode")
+    assert "longer than 77 tokens (tokenizer and text_length of protocol flickr8k)" in found.words
+    write_audiocaps(tmp_path)
+    found = verify("audiocaps", tmp_path)
+    assert "ids, 0 captions longer than 40 tokens (tokenizer and text_length of protocol audiocaps)" in found.words
+    assert "tokenizer bpe: " in found.words
+    for path in tmp_path.glob("*.csv"):  # by character nothing would be left
+        path.write_text(path.read_text().replace("Wind blows", "風" * 30))
+    assert verify("audiocaps", tmp_path).code == 0
+    found = verify("audiocaps", tmp_path, "--tokenizer", "character")
+    assert found.code == 1
+    assert "(--tokenizer, and the text_length of protocol audiocaps)" in found.words
+    captions = json.loads(verify("audiocaps", tmp_path, "--json").out)["captions"]
+    assert (captions["tokenizer"], captions["text_length"]) == ("bpe", 40)
+    assert captions["settings"] == "tokenizer and text_length of protocol audiocaps"
 
 
 def test_help_names_every_kind(verify: Callable[..., Called]):

@@ -17,7 +17,8 @@ def cache_command(names: Sequence[str], remove: bool, as_json: bool) -> None:
     """List decoded data kept on disk, and with --remove delete it; NAMES are entries or globs (default: all).
 
     It lies under BENCH_CACHE, else optimizer-bench in XDG_CACHE_HOME or ~/.cache, and is made again when a run needs
-    it. --json prints folder, entries (name, bytes), bytes and removed.
+    it. Nothing else in that folder is listed or removed, nor is what a run is writing just now. --json prints folder,
+    entries (name, bytes), bytes, removed, and busy: the names of what --remove left to the runs writing it.
     """
     from fnmatch import fnmatchcase
 
@@ -31,12 +32,15 @@ def cache_command(names: Sequence[str], remove: bool, as_json: bool) -> None:
                 f"{name!r}: no entry of the cache; there are {', '.join(e.name for e in entries) or 'none'}"
             )
     found = [entry for entry in entries if not names or any(fnmatchcase(entry.name, name) for name in names)]
-    for entry in found if remove else ():
-        cache.remove(entry.name)
+    busy = [entry for entry in found if not cache.remove(entry.name)] if remove else []
+    found = [entry for entry in found if entry not in busy]
+    for entry in busy:
+        click.echo(f"{entry.name} is being written by a run; it is not removed", err=True)
     total = sum(entry.bytes for entry in found)
     if as_json:
         rows = [{"name": entry.name, "bytes": entry.bytes} for entry in found]
-        print_json({"folder": str(cache.cache_folder()), "entries": rows, "bytes": total, "removed": remove})
+        content = {"folder": str(cache.cache_folder()), "entries": rows, "bytes": total, "removed": remove}
+        print_json({**content, "busy": [entry.name for entry in busy]})
         return
     for entry in found:
         click.echo(f"{cache.megabytes(entry.bytes):>8}  {entry.name}")

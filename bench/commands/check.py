@@ -240,6 +240,8 @@ def _run(
     there = len(plan.runs) - len(plan.missing)
     say(f"protocol {plan.protocol.name} ({plan.protocol.hash}), as the baseline's: {len(plan.runs)} runs, "
         f"{there} done by this same code; records in {plan.store.path}", err=True)  # fmt: skip
+    for line in plan.warnings:
+        say(f"warning: {line}", err=True)
     with display(plan, progress_console()) as watcher:
         loaded = carry_out(plan, watcher)
     return candidate.baseline, snapshot(candidate.of(loaded)), str(plan.store.path), list(candidate.notes)

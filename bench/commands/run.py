@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     "`search`.  [default: the protocol's]",
 )
 @click.option("--race", is_flag=True, help="Stop optimizers that cannot be the best any more, after 3, 5, 7 seeds.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop. Real data is decoded into the cache before.")
 @AS_JSON
 def run_command(
     optimizers: Sequence[str],
@@ -116,19 +116,21 @@ def _search(optimizers: Sequence[str], overrides: Sequence[str], **options: Any)
 
 def _announce(plan: Plan, reason: str) -> None:
     """The first lines: which protocol and why, and what will run."""
+    from bench.terminal import say
+
     protocol, done = plan.protocol, len(plan.runs) - len(plan.missing)
     optimizers = list(dict.fromkeys(run.optimizer for run in plan.runs))
     title = f" — {protocol.title}" if protocol.title else ""
-    click.echo(f"protocol {protocol.name} ({protocol.hash}){title}; chosen because {reason}" if reason != "given"
-               else f"protocol {protocol.name} ({protocol.hash}){title}", err=True)  # fmt: skip
-    click.echo(
+    chosen = f"; chosen because {reason}" if reason != "given" else ""
+    say(f"protocol {protocol.name} ({protocol.hash}){title}{chosen}", err=True)
+    say(
         f"{len(optimizers)} optimizers × {len(plan.runs) // len(optimizers)} seeds × {protocol.epochs} epochs = "
         f"{len(plan.runs)} runs, {done} done, {len(plan.missing)} to do; {plan.placement}; "
         f"records in {plan.store.path}",
         err=True,
     )
     for line in plan.warnings:
-        click.echo(f"warning: {line}", err=True)
+        say(f"warning: {line}", err=True)
 
 
 def _show(study: Study, as_json: bool) -> None:

@@ -101,13 +101,16 @@ def carry_out_search(
     tracking = trackers(tracker_names, found.folder)
     plans = search_plans(request, found)
     console = progress_console()
+    warnings = found.warnings(found.data())
     runs = source(plans, found, BestSoFar(console, found.protocol.primary_metric))
-    click.echo(
+    say(
         f"protocol {found.protocol.name} ({found.protocol.hash}){reason}: {len(plans)} optimizers × "
         f"{plans[0].request}, {len(runs.missing)} runs to do; {found.placement}; "
         f"records in {found.folder}",
         err=True,
     )
+    for line in warnings:
+        say(f"warning: {line}", err=True)
     if said := replaced(plans, found):
         say(f"note: {said}", err=True)
     with watching(runs, found.folder, tracking, each_run=False) as watcher:

@@ -23,7 +23,7 @@ from bench.commands.options import AS_JSON, EXIT_FAILED, parse_setting, print_js
     "--tokenizer",
     multiple=True,
     metavar="KIND|KEY=VALUE",
-    help="Which tokenizer has to leave something of every caption; repeatable.  [default: character]",
+    help="Which tokenizer has to leave something of every caption; repeatable.  [default: that of protocol KIND]",
 )
 @AS_JSON
 def verify_data_command(
@@ -48,7 +48,6 @@ def verify_data_command(
     from bench.verification.text import view
     from bench.verification.verify import verify
 
-    options: dict[str, Any] = {"tokenizer": _settings("--tokenizer", tokenizer, bare="kind")} if tokenizer else {}
     found = verify(
         Request(
             kind=kind,
@@ -56,9 +55,9 @@ def verify_data_command(
             console=progress_console(),
             modalities=_modalities(modalities),
             reader=_settings("--reader", reader),
+            tokenizer=_settings("--tokenizer", tokenizer, bare="kind"),
             limit=limit,
             decode=not no_decode,
-            **options,
         )
     )
     if as_json:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from bench.datasets import common_voice, flickr8k
 from bench.datasets.catalog import KINDS
-from bench.datasets.index import Index, Place, Row, fault, read_table
+from bench.datasets.index import Index, Place, Row, fault, read_table, rows_digest
 from bench.datasets.samples import MODALITIES, DataError, Modality
 from bench.datasets.selection import MEDIA, SPLITS, MediaName, file_of, limited, require_whole
 from bench.errors import UsageError
-from bench.verification.captions import LAYOUTS, listed_captions, verify_captions
+from bench.verification.captions import LAYOUTS, TextSettings, listed_captions, verify_captions
 from bench.verification.files import Facts, clip_facts, image_facts, verify_files
 from bench.verification.findings import Annotations, Files, SplitCounts, Verification
 from bench.verification.request import Request
@@ -79,10 +78,22 @@ def _index(request: Request, wanted: Sequence[Modality]) -> Index:
         return KINDS[request.kind].index(request.folder, set(wanted), request.reader)
     except DataError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, OSError) as error:
         if not request.reader:
             raise
-        raise UsageError(f"--reader: {_line(str(error)).removeprefix('read() ')}") from error
+        given = ", ".join(f"{key} = {value!r}" for key, value in request.reader.items())
+        raise UsageError(f"--reader: {_line(str(error)).removeprefix('read() ')}; given {given}") from error
+
+
+def _text_settings(request: Request) -> TextSettings:
+    """The tokenizer that was asked for, or else that of the set's own protocol; the length is always the protocol's."""
+    own: dict[str, Any] = dict(WORKLOADS[request.kind].dataset_options)
+    whose = "--tokenizer, and the text_length" if request.tokenizer else "tokenizer and text_length"
+    return TextSettings(
+        tokenizer=request.tokenizer or own["tokenizer"],
+        text_length=own["text_length"],
+        source=f"{whose} of protocol {request.kind}",
+    )
 
 
 def _verify_rows(request: Request, index: Index, found: Verification) -> Verification:
@@ -104,11 +115,11 @@ def _verify_rows(request: Request, index: Index, found: Verification) -> Verific
         remarks=tuple(str(remark) for remark in index.remarks),
         images=files.get("image"),
         clips=files.get("audio"),
-        digests={"index": index_digest(rows)} | {f"{f.noun}s": f.digest for f in files.values() if f.digest},
+        digests={"index": rows_digest(rows)} | {f"{f.noun}s": f.digest for f in files.values() if f.digest},
     )
     if "text" in found.modalities:
         texts = None if listed is None else [text for captions in listed.values() for text in captions]
-        captions = verify_captions(rows, texts, request.tokenizer, request.folder)
+        captions = verify_captions(rows, texts, _text_settings(request), request.folder)
         found = replace(found, captions=captions)
     return _verify_whole(index, rows, found)
 
@@ -145,14 +156,6 @@ def _places(index: Index, rows: Sequence[Row], name: MediaName) -> dict[str, str
 def _counts(split: str, rows: Sequence[Row]) -> SplitCounts:
     images, clips = {row.image for row in rows} - {None}, {row.audio for row in rows} - {None}
     return SplitCounts(split=split, pairs=len(rows), images=len(images), clips=len(clips))
-
-
-def index_digest(rows: Sequence[Row]) -> str:
-    """SHA-256 over which things belong together, in order."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(json.dumps([row.split, row.match, row.text, row.image, row.audio]).encode())
-    return total.hexdigest()
 
 
 def annotations_of(index: Index, modalities: Sequence[str]) -> tuple[Annotations, ...]:

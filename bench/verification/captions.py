@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ from bench.errors import UsageError
 from bench.verification.findings import Captions, Coverage, Named
 from bench.verification.histogram import histogram_of
 
-LONGEST = 77  # tokens that the real protocols by character take of a caption
+LONGEST = 77  # characters that the protocols by character take of a caption
 CHUNK = 512  # captions encoded at once
 LAYOUTS: Mapping[str, Layout] = {layout.kind: layout for layout in (flickr8k.LAYOUT, flickr30k.LAYOUT)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSettings:
+    """A tokenizer's options, how many tokens are taken of a caption, and whose settings these are."""
+
+    tokenizer: Mapping[str, Any]
+    text_length: int
+    source: str
 
 
 def listed_captions(index: Index, annotations: str | None) -> dict[str, list[str]] | None:
@@ -39,23 +49,26 @@ def listed_captions(index: Index, annotations: str | None) -> dict[str, list[str
 
 
 def verify_captions(
-    rows: Sequence[Row], listed: Sequence[str] | None, options: Mapping[str, Any], data_dir: Path
+    rows: Sequence[Row], listed: Sequence[str] | None, settings: TextSettings, data_dir: Path
 ) -> Captions:
-    """What is to be said of the rows' captions under the tokenizer of `options`, fitted as a study would fit it."""
+    """What is to be said of the rows' captions under the tokenizer of `settings`, fitted as a study would fit it."""
     texts = [row.text or "" for row in rows]
-    tokenizer = _tokenizer(options, [row.text or "" for row in rows if row.split == "training"], data_dir)
-    lengths = [n for i in range(0, len(texts), CHUNK) for n in token_counts(tokenizer, texts[i : i + CHUNK])]
+    training, most = [row.text or "" for row in rows if row.split == "training"], settings.text_length
+    tokenizer = _tokenizer(settings.tokenizer, training, data_dir)
+    lengths = [n for i in range(0, len(texts), CHUNK) for n in token_counts(tokenizer, texts[i : i + CHUNK], most)]
     empty = [row for row, length in zip(rows, lengths, strict=True) if not length]
     return Captions(
         longest=LONGEST,
+        text_length=most,
+        settings=settings.source,
         listed=coverage(listed) if listed is not None and len(listed) != len(texts) else None,
         used=coverage(texts),
         outside=dict(outside_alphabet(texts).most_common()),
         characters=histogram_of([len(text) for text in texts], finest=1),
         words=histogram_of([len(text.split()) for text in texts], finest=1),
-        tokenizer=options["kind"],
+        tokenizer=settings.tokenizer["kind"],
         vocab_size=tokenizer.vocab_size,
-        cut=sum(length > LONGEST for length in lengths),
+        cut=sum(length > most for length in lengths),
         empty=tuple(Named(what=row.text or "", reason="leaves no token", place=str(row.place)) for row in empty),
     )
 
@@ -66,8 +79,8 @@ def _tokenizer(options: Mapping[str, Any], training: Sequence[str], data_dir: Pa
         return tokenizer_from(options, training, data_dir)
     except DataError:
         raise
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--tokenizer: {str(error).removeprefix('tokenizer: ')}") from error
+    except (TypeError, ValueError, ArithmeticError, OSError) as error:
+        raise UsageError(f"--tokenizer: {' '.join(str(error).split()).removeprefix('tokenizer: ')}") from error
 
 
 def coverage(texts: Sequence[str]) -> Coverage:
@@ -88,18 +101,18 @@ def outside_alphabet(texts: Sequence[str]) -> Counter[str]:
     return count
 
 
-def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """How many tokens each text has: at most one more than `LONGEST`; 0 of a text of which nothing is left."""
+def token_counts(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[int]:
+    """How many tokens each text has, none counted behind `most` + 1; 0 of a text of which nothing is left."""
     lengths: list[int] = []
     while len(lengths) < len(texts):
         rest = texts[len(lengths) :]
         try:
-            lengths += _counts(tokenizer, rest)
+            lengths += _counts(tokenizer, rest, most)
         except EmptyTextError as error:
-            lengths += [*(_counts(tokenizer, rest[: error.row]) if error.row else ()), 0]
+            lengths += [*(_counts(tokenizer, rest[: error.row], most) if error.row else ()), 0]
     return lengths
 
 
-def _counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    _, mask_NL = tokenizer.encode_batch(texts, LONGEST + 1)
+def _counts(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[int]:
+    _, mask_NL = tokenizer.encode_batch(texts, most + 1)
     return mask_NL.sum(dim=1).tolist()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.datasets import audio, images
-from bench.datasets.media import missing
+from bench.datasets.media import files_digest, missing
 from bench.datasets.samples import DataError
 from bench.verification.findings import Files, Named
 from bench.verification.histogram import histogram_of, spread_of
@@ -128,6 +128,7 @@ def verify_files(
 
 def described(found: Files, names: Sequence[str], seen: Sequence[Seen], places: Mapping[str, str]) -> Files:
     """`found` with what the files that are there turned out to be."""
+    read = {name: one.digest for name, one in zip(names, seen, strict=True) if one.digest is not None}
     facts = [one.facts for one in seen if one.facts is not None]
     widths, heights = [one.width for one in facts if one.width], [one.height for one in facts if one.height]
     return replace(
@@ -142,15 +143,5 @@ def described(found: Files, names: Sequence[str], seen: Sequence[Seen], places: 
         height=spread_of(heights) if heights else None,
         seconds=histogram_of([one.seconds for one in facts if one.seconds], finest=FINEST_SECONDS),
         formats=dict(Counter(one.form for one in facts).most_common()),
-        digest=_digest(names, seen),
+        digest=files_digest(read, read.values()) if read else None,
     )
-
-
-def _digest(names: Sequence[str], seen: Sequence[Seen]) -> str | None:
-    """The digest of `bench.datasets.media` over the files whose bytes were read."""
-    total, count = hashlib.sha256(), 0
-    for name, one in zip(names, seen, strict=True):
-        if one.digest is not None:
-            total.update(name.encode(errors="surrogateescape") + b"\0" + one.digest)
-            count += 1
-    return total.hexdigest() if count else None

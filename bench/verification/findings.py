@@ -77,11 +77,14 @@ class Coverage:
 class Captions:
     """The captions' texts. `listed` are all of the set's file, where `used`, those of the splits, are fewer.
 
-    `outside` counts the characters used that the character tokenizer drops; `longest` is the length from which a
-    caption counts as longer. `empty` are those of which `tokenizer` leaves nothing, `cut` those of more tokens.
+    `outside` counts the characters used that the character tokenizer drops; `longest` is the length in characters
+    from which a caption counts as longer. `empty` are those of which `tokenizer` leaves nothing, `cut` those of more
+    than `text_length` tokens; `settings` says whose settings these two are.
     """
 
     longest: int
+    text_length: int
+    settings: str
     listed: Coverage | None
     used: Coverage
     outside: Mapping[str, int]

@@ -25,7 +25,8 @@ FIXED_SETS = (SPOKEN_DIGITS, *SETS)
 
 def verify_fixed(request: Request) -> Verification:
     """Everything there is to say; these sets have one form, so no options."""
-    options = {"--reader": request.reader, "--modalities": request.modalities, "--limit": request.limit}
+    options = {"--reader": request.reader, "--modalities": request.modalities, "--limit": request.limit,
+               "--tokenizer": request.tokenizer}  # fmt: skip
     if given := [name for name, value in options.items() if value]:
         raise UsageError(f"{', '.join(given)}: {request.kind} is looked at as a whole; allowed are --no-decode, --json")
     found = Verification(kind=request.kind, title=WORKLOADS[request.kind].title, folder=str(request.folder))
@@ -33,8 +34,9 @@ def verify_fixed(request: Request) -> Verification:
         if request.kind == SPOKEN_DIGITS:
             return _spoken_digits(request, replace(found, modalities=("image", "audio")))
         return _labelled(request, replace(found, modalities=("image",)))
-    except DataError as error:
-        return replace(found, faults=(*found.faults, " ".join(str(error).split())))
+    except (ValueError, LookupError) as error:  # files that are whole, and too small or at odds
+        line = " ".join(str(error).split())
+        return replace(found, faults=(line if isinstance(error, DataError) else f"{request.kind}: {line}",))
 
 
 def recording_facts(path: Path) -> Facts:
@@ -70,7 +72,12 @@ def _labelled(request: Request, found: Verification) -> Verification:
     images, _, classes = load(request.kind, request.folder, train=True)
     test, _, _ = load(request.kind, request.folder, train=False)
     options: dict[str, Any] = dict(WORKLOADS[request.kind].dataset_options)
-    counts = {"training": len(images) - options["validation"], "validation": options["validation"], "test": len(test)}
+    if (training := len(images) - options["validation"]) < 2:
+        raise DataError(
+            f"{request.kind}: has {len(images)} images for training and validation; protocol {request.kind} takes "
+            f"{options['validation']} of them for validation alone"
+        )
+    counts = {"training": training, "validation": options["validation"], "test": len(test)}
     digest = LabelledImages(data_dir=request.folder, **options).digest if request.decode else None
     return replace(
         found,

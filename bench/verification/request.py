@@ -16,7 +16,8 @@ from bench.datasets.samples import Modality
 class Request:
     """`modalities` are all that the set offers where none is named; `limit` is of images or clips a split.
 
-    `reader` and `tokenizer` are options as protocols have them. Progress goes to `console`.
+    `reader` and `tokenizer` are options as protocols have them; without it, the tokenizer is that of the set's own
+    protocol. Progress goes to `console`.
     """
 
     kind: str
@@ -24,6 +25,6 @@ class Request:
     console: Console
     modalities: tuple[Modality, ...] = ()
     reader: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: Mapping[str, Any] = field(default_factory=lambda: {"kind": "character"})
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
     decode: bool = True

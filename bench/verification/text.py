@@ -153,7 +153,8 @@ def _captions(captions: Captions) -> Iterator[RenderableType]:
         more = ", …" if len(captions.outside) > CHARACTERS_NAMED else ""
         yield Text(f"outside the character tokenizer's alphabet: {', '.join(named)}{more}")
     yield Text(f"tokenizer {one_line(captions.tokenizer)}: {captions.vocab_size:,} ids, "
-               f"{counted(captions.cut, 'caption')} longer than {captions.longest} tokens")  # fmt: skip
+               f"{counted(captions.cut, 'caption')} longer than {captions.text_length} tokens")  # fmt: skip
+    yield Text(f"({one_line(captions.settings)})")
     if captions.empty:
         yield Text(f"{counted(len(captions.empty), 'caption')} of which no token is left", "red")
         yield from _some([f"{each.place}: {each.what!r:.80}" for each in captions.empty])

@@ -83,6 +83,23 @@ def test_what_the_lower_rate_cannot_hold_is_removed(tmp_path: Path):
     np.testing.assert_allclose(found.numpy()[400:-400], tone(1000)[400:-400], rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize("target", [16000, 8000, 22050, 44100, 48000])
+def test_usual_rates_are_resampled(target: int):
+    for rate in (8000, 11025, 12000, 16000, 22050, 24000, 32000, 37800, 44100, 48000, 88200, 96000, 192000):
+        assert audio.can_resample(rate, target)
+    for rate in (8000, 11025, 22050, 32000, 44100, 48000, 96000, 192000):
+        assert rate * 16000 // math.gcd(rate, 16000) ** 2 < 1 << 20  # what the comment says of usual rates
+
+
+@pytest.mark.parametrize("rate", [15999, 15997, 11127, 500, 1])
+def test_a_rate_that_cannot_be_resampled_is_refused(rate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audio, "_resampler", lambda *_: pytest.fail("builds a kernel of gigabytes"))
+    path = write(tmp_path / "x.wav", tone(100, 16000, 0.1), rate)
+    with pytest.raises(DataError, match=rf"x\.wav has the unusual sample rate {rate} Hz, which cannot"):
+        read_clip(path, RATE)
+    assert len(read_clip(path, rate)) == 1600
+
+
 def test_wav_written_to_a_pipe_does_not_know_its_size_and_is_read(tmp_path: Path):
     path = write(tmp_path / "x.wav", tone(440))
     content = path.read_bytes()

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 
 from bench.datasets import cache
-from bench.datasets.cache import Recipe, Shape, cached, kept, megabytes, remove
+from bench.datasets.cache import Recipe, Shape, cached, kept, megabytes, remove, stamp, versions
 from bench.datasets.samples import DataError
 
 
@@ -68,9 +70,65 @@ def test_what_is_mapped_stays_when_the_entry_is_replaced_or_removed():
     assert entry.arrays["x"].sum() == 66
 
 
-def test_writing_to_an_array_does_not_reach_the_file():
-    cached(recipe()).arrays["x"].zero_()
-    assert cached(recipe()).arrays["x"].sum() == 66
+def mapping_of(path: Path) -> str:
+    """How the kernel has mapped a file: r, w, x, and p(rivate) or s(hared)."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    (mode,) = {line[1] for line in lines if line[-1] == str(path)}
+    return mode
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_arrays_are_mapped_read_only_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        entry = cached(recipe())
+    assert mapping_of(recipe().folder / "x.bin") == "r--s"
+    assert entry.arrays["x"].sum() == 66
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "float16", "float32"])
+def test_an_array_of_every_type_is_mapped(dtype: str):
+    def fill(arrays: Mapping[str, np.ndarray], advance: Callable[[int], None]) -> Mapping[str, Any]:
+        arrays["x"][:] = [3, 4]
+        return {}
+
+    one = Recipe(name=dtype, settings={}, stamp="", shapes={"x": Shape((2,), dtype)}, steps=1, fill=fill)
+    assert cached(one).arrays["x"].dtype == getattr(torch, dtype) and cached(one).arrays["x"].tolist() == [3, 4]
+
+
+def test_an_array_larger_than_the_memory_is_mapped(tmp_path: Path):
+    """Of holes alone: nothing is written. Linux refuses so large a private mapping that can be written to."""
+    memory = Path("/proc/meminfo")
+    if not memory.exists():
+        pytest.skip("no /proc/meminfo")
+    found = dict(line.split(":") for line in memory.read_text().splitlines())
+    size = sum(int(found[key].split()[0]) << 10 for key in ("MemTotal", "SwapTotal")) + (1 << 30)
+    path = tmp_path / "x.bin"
+    path.touch()
+    try:
+        os.truncate(path, size)
+    except OSError as error:
+        pytest.skip(f"the file system has no file of {megabytes(size)} ({error.strerror})")
+    array = cache._mapped(path, Shape((size // 8, 8), "uint8"))
+    assert array.shape == (size // 8, 8)
+    assert array[0].sum() == array[-1].sum() == 0
+    path.unlink()
+
+
+def test_a_stamp_sees_a_change_that_keeps_size_and_time(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    before, status = stamp([path]), path.stat()
+    time.sleep(0.02)  # the clock of a file system may be coarse
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    after = stamp([path])
+    assert after != before and stamp([path]) == after
+
+
+def test_versions_of_packages():
+    assert versions("torch", "no-such-package") == {"torch": metadata.version("torch"), "no-such-package": None}
 
 
 @pytest.mark.parametrize("damage", ["cut", "no facts", "half facts", "no array"])
@@ -173,3 +231,45 @@ def test_the_command_lists_and_removes(bench: Callable, folder: Path):
     assert [entry.name.partition("-")[0] for entry in kept()] == ["other"]
     code, _, err = bench("cache", "mnist")
     assert code == 2 and "'mnist': no entry of the cache; there are other-" in err
+
+
+def test_folders_that_are_not_ours_are_neither_listed_nor_removed(bench: Callable, folder: Path, tmp_path: Path):
+    cached(recipe())
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "linked-0123456789abcdef").symlink_to(tmp_path / "elsewhere")
+    for name in ("thesis", "photos-2024", "set-0123456789abcdef0", "set-0123456789abcdef.zip", "with facts"):
+        (folder / name).mkdir()
+        (folder / name / "mine").write_text("mine")
+    (folder / "with facts" / "entry.json").write_text('{"mine": 1}')
+    left = recipe().folder.with_name(f"{recipe().folder.name}.k1ll_d.partial")
+    left.mkdir()
+    assert [entry.name for entry in kept()] == [recipe().folder.name, left.name]
+    code, out, err = bench("cache", "--remove")
+    assert code == 0 and len(out.splitlines()) == 2 and "in 2 entries removed" in err
+    assert kept() == []
+    assert len(list(folder.glob("*/mine"))) == 5 and (tmp_path / "elsewhere").is_dir()
+    for name in ("thesis", "../elsewhere", ".", "linked-0123456789abcdef"):
+        with pytest.raises(ValueError, match="is no entry of the cache"):
+            remove(name)
+    assert bench("cache", "thesis", "--remove")[0] == 2
+
+
+def test_an_entry_of_another_name_is_known_by_its_facts(folder: Path):
+    cached(recipe())
+    recipe().folder.rename(folder / "renamed")
+    assert [entry.name for entry in kept()] == ["renamed"]
+    assert remove("renamed") and kept() == []
+
+
+def test_what_is_being_filled_is_not_removed(bench: Callable, folder: Path):
+    cached(recipe())
+    filling = filler()
+    assert filling.stdout is not None and filling.stdout.readline() == "fills\n"
+    (partial,) = folder.glob("*.partial")
+    content = json.loads(bench("cache", "--remove", "--json")[1])
+    assert content["busy"] == [partial.name]
+    assert [entry["name"] for entry in content["entries"]] == [recipe().folder.name]
+    code, _, err = bench("cache", "--remove")
+    assert code == 0 and err.startswith(f"{partial.name} is being written by a run; it is not removed\n")
+    assert filling.communicate(timeout=120)[0].split() == ["sum", "190"]
+    assert bench("cache", "--remove")[0] == 0 and kept() == []

@@ -1,8 +1,11 @@
 """Real data from files to batches: a made-up Flickr8k on disk, decoded, cached, and handed out in rows and pools."""
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import pytest
 import torch
 from made_flickr8k import make_flickr8k
 
-from bench.datasets import audio, images
+from bench.datasets import audio, captioned, images, media, text
 from bench.datasets.captioned import CaptionedData
-from bench.datasets.media import decoded_images
+from bench.datasets.index import Place, Row, rows_digest
+from bench.datasets.media import decoded_clips, decoded_images, files_digest
 from bench.datasets.samples import DataError, Samples, ids_by_modality
+from bench.datasets.text import tokenised
 from bench.datasets.tokenizers import CharacterTokenizer
 
 IMAGE: dict[str, Any] = {"size": 32, "augment": "none"}
@@ -206,7 +211,14 @@ def test_a_caption_that_tokenises_to_nothing_is_named_with_its_line(copy: Path):
         ({"captions": "two"}, "captions is 'two'"),
         ({"limit": 1}, "limit is 1"),
         ({"tokenizer": {"kind": "wordpiece"}}, "wordpiece"),
-        ({"text_length": 0}, "at least 1"),
+        ({"text_length": 0}, "text_length is 0: Input should be greater than or equal to 1"),
+        ({"text_length": "77"}, "text_length is '77': Input should be a valid integer"),
+        ({"audio": AUDIO | {"window": 513}}, "audio: window is 513; allowed is at most n_fft, 512; keys are frames"),
+        ({"audio": AUDIO | {"mels": 400}}, "audio: LogMel: mels=400 leaves bands without a frequency at n_fft 512; k"),
+        (
+            {"audio": AUDIO | {"spec_augment": MASKS | {"frequency_width": 25}}},
+            "audio: spec_augment.frequency_width is 25; allowed is at most mels, 24; keys are",
+        ),
         ({"data_dir": None}, "no data folder; pass --data-dir or set BENCH_DATA"),
         ({"data_dir": Path("nowhere")}, "nowhere is not a folder"),
     ],
@@ -215,6 +227,18 @@ def test_options_that_are_not_allowed_are_named_in_one_line(made: Path, changes:
     with pytest.raises(ValueError) as error:
         build(**{"data_dir": made, **changes})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_options_are_looked_at_before_anything_is_decoded(made: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(captioned, "decoded_images", lambda *_: pytest.fail("decodes"))
+    for changes in ({"audio": {"frames": 4}}, {"text_length": 0}):
+        with pytest.raises(ValueError, match="greater than or equal"):
+            build(made, **changes)
+
+
+def test_options_of_a_reader_of_another_type_are_refused_in_one_line(made: Path):
+    with pytest.raises(ValueError, match=r"^manifest: the manifest's name is 3; allowed is text, the path of a file"):
+        CaptionedData(data_dir=made, kind="manifest", modalities=("text", "image"), image=IMAGE, reader={"file": 3})
 
 
 def test_a_file_in_two_splits_is_refused(copy: Path):
@@ -237,3 +261,71 @@ def test_a_broken_image_does_not_spoil_those_decoded_with_it(copy: Path):
     assert [broken.file for broken in media.broken] == [files[3]]
     kept = [i for i in range(len(files)) if i != 3]
     torch.testing.assert_close(media.arrays["pixels"][kept], whole[kept], rtol=0, atol=0)
+
+
+def test_a_runtime_error_while_decoding_names_the_file(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = copy / "flickr8k"
+    files = sorted(path.relative_to(folder).as_posix() for path in (folder / "Flicker8k_Dataset").iterdir())
+    square, decode = images.square, images.decode
+    monkeypatch.setattr(images, "decode", lambda path: (path, decode(path)))
+
+    def short_of_memory(image: Any, size: int) -> torch.Tensor:
+        if image[0] == folder / files[3]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nand more")
+        return square(image[1], size)
+
+    monkeypatch.setattr(images, "square", short_of_memory)
+    with pytest.raises(DataError) as error:
+        decoded_images("y", folder, files, 16)
+    reason = "(DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.)"
+    assert str(error.value) == f"{folder / files[3]} cannot be decoded {reason}"
+    monkeypatch.undo()
+    assert decoded_images("y", folder, files, 16).broken == ()  # it was not the file's fault
+
+
+DECODED: dict[str, tuple[Any, tuple[str, ...], Callable[[Path], object]]] = {
+    "images": (media, ("torch", "torchvision"), lambda folder: decoded_images("v", folder, [], 16)),
+    "clips": (
+        media, ("torch", "torchaudio", "soundfile"), lambda folder: decoded_clips("v", folder, [], audio.LogMel(), 8)
+    ),
+    "text": (text, ("tokenizers",), lambda folder: tokenised("v", [], {"kind": "character"}, 8, folder)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DECODED)
+def test_another_version_of_a_library_or_of_our_code_decodes_anew(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module, packages, decode = DECODED[what]
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+
+    def entries() -> int:
+        decode(tmp_path)
+        return len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()])
+
+    assert entries() == entries() == 1
+    version = importlib.metadata.version
+    for count, package in enumerate(packages, start=2):
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, p=package: "0" if name == p else version(name))
+        assert entries() == count
+        monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(module, "RECIPE", module.RECIPE + 1)
+    assert entries() == len(packages) + 2
+
+
+def test_digests_of_files_and_rows_keep_their_values():
+    row = Row(split="training", match="a", place=Place("x.csv", 2), text="A dog.", image="a.jpg")
+    line = '["training", "a", "A dog.", "a.jpg", null]'
+    assert rows_digest([row]) == hashlib.sha256(line.encode()).hexdigest()
+    assert rows_digest([row, row], ["12", "ab"]) == hashlib.sha256(("12ab" + 2 * line).encode()).hexdigest()
+    content = hashlib.sha256(b"x").digest()
+    assert files_digest(["ä.jpg"], [content]) == hashlib.sha256("ä.jpg\0".encode() + content).hexdigest()
+
+
+def test_as_many_threads_decode_as_the_process_may_use_cores(made: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    executor = media.ThreadPoolExecutor
+    monkeypatch.setattr(media, "ThreadPoolExecutor", lambda count: asked.append(count) or executor(count))
+    monkeypatch.setattr(media, "usable_cores", lambda: 3)
+    decoded_images("cores", made / "flickr8k", [], 16)
+    assert asked == [3]

@@ -64,10 +64,31 @@ def test_other_lists_are_read_where_they_are_named(tmp_path: Path):
     assert [row.match for row in index.rows] == ["cv_1.mp3", "cv_2.mp3", "cv_4.mp3", "cv_3.mp3"]
 
 
+def test_training_leaves_out_what_the_other_lists_hold(tmp_path: Path):
+    """As the documentation has it: --reader train=validated.tsv, whose clips are those of all lists and more."""
+    write(tmp_path, validated=["zed\tcv_0.mp3\tNew.\t2", *LINES["dev"], *LINES["train"], *LINES["test"]])
+    index = common_voice.read(tmp_path, train="validated.tsv")
+    assert [(row.split, row.match) for row in index.rows] == [
+        ("training", "cv_0.mp3"), ("training", "cv_1.mp3"), ("training", "cv_2.mp3"),
+        ("validation", "cv_3.mp3"), ("test", "cv_4.mp3"),
+    ]  # fmt: skip
+    assert [str(remark) for remark in index.remarks] == [
+        "validated.tsv, line 3: the first of 2 clips of the training list that validation or test lists too; left out"
+    ]
+
+
+@pytest.mark.parametrize("option", ["train", "validation", "test"])
+def test_a_list_that_is_no_text_is_refused(option: str, tmp_path: Path):
+    with pytest.raises(ValueError) as error:
+        common_voice.read(write(tmp_path), **{option: 3})  # pyright: ignore[reportArgumentType]
+    expected = f"common_voice: the {option} list is 3; allowed is text, the path of a file under the folder"
+    assert str(error.value) == expected and not isinstance(error.value, DataError)
+
+
 FAULTS = {
     "clip in two splits": (
-        {"test": ["dan\tcv_2.mp3\tA cat.\t2"]},
-        "test.tsv, line 2: cv_2.mp3 is in test here, but in training before; expected it in one split only",
+        {"test": ["dan\tcv_3.mp3\tA cat.\t2"]},
+        "test.tsv, line 2: cv_3.mp3 is in test here, but in validation before; expected it in one split only",
     ),
     "path that leaves the folder": (
         {"test": ["dan\t../cv_5.mp3\tA cat.\t2"]},

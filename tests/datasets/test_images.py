@@ -1,6 +1,8 @@
 """Images of every kind of file against Pillow and known pixels; crops against torchvision's own."""
 
+import io
 import math
+import resource
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from scipy import stats
 from torch import Tensor
@@ -166,6 +170,17 @@ def half(path: Path, rest: int = 0) -> None:
     path.write_bytes(content[: len(content) // 2] + bytes(rest))
 
 
+def stretch(path: Path) -> None:
+    """A JPEG with a thumbnail in its header and a stuffed marker, that says it is larger than it is."""
+    thumbnail = io.BytesIO()
+    RGB.save(thumbnail, format="JPEG")
+    content = bytearray(save(path, RGB, format="JPEG").read_bytes())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 65000, 60000)
+    header = b"\xff\xff\xe2" + struct.pack(">H", 2 + len(thumbnail.getvalue())) + thumbnail.getvalue()
+    path.write_bytes(content[:2] + header + content[2:])
+
+
 FAULTS = {
     "missing": (lambda path: None, r" cannot be read \(No such file or directory\)"),
     "folder": (lambda path: path.mkdir(), r" cannot be read \(Is a directory\)"),
@@ -175,7 +190,12 @@ FAULTS = {
     "download that did not end": (lambda path: half(path, rest=1000), " is cut off"),
     "PNG of no width": (write(png(0, 1, 8, 2, b"")), " is not an image that can be read"),
     "PNG without its pixels": (write(png(40, 40, 8, 2, b"\0")), " is not an image that can be read"),
-    "PNG larger than memory": (write(png(10**6, 10**6, 8, 2, b"")), " is not an image that can be read"),
+    "PNG larger than memory": (write(png(10**6, 10**6, 8, 2, b"")), r" has 1,000,000 × 1,000,000 pixels; allowed"),
+    "GIF larger than memory": (
+        write(b"GIF89a" + struct.pack("<HH", 65535, 65534) + bytes(9)),
+        r" has 65,534 × 65,535 pixels; allowed are 268,435,456 at most",
+    ),
+    "JPEG larger than memory": (lambda path: stretch(path), r" has 65,000 × 60,000 pixels; allowed"),
     "another format": (lambda path: save(path, RGB, format="BMP"), " is not an image that can be read"),
     "moving WebP": (
         lambda path: save(path, RGB, format="WEBP", save_all=True, append_images=[RGB.rotate(90)]),
@@ -191,19 +211,58 @@ def test_fault_is_one_line_that_names_the_file(fault: str, tmp_path: Path):
     with pytest.raises(DataError, match=r"bad\.jpg" + message) as error:
         decode(tmp_path / "bad.jpg")
     assert "\n" not in str(error.value)
-    assert ".cpp" not in str(error.value) or fault == "PNG larger than memory"
+    assert ".cpp" not in str(error.value)
 
 
 # ---- the square
 
 
+@pytest.mark.parametrize("kind", FILES)
+def test_the_size_in_the_header_is_that_of_the_image(kind: str, tmp_path: Path):
+    name, image, options = FILES[kind]
+    content = save(tmp_path / name, image, **options).read_bytes()
+    assert images._stated_size(memoryview(content)) == ((0, 0) if name == "x.webp" else (45, 60))
+
+
+@settings(derandomize=True, deadline=None, database=None)
+@given(begin=st.sampled_from([images.PNG_BEGIN, images.GIF_BEGIN, images.JPEG_BEGIN, b""]), rest=st.binary())
+def test_any_bytes_have_a_size_or_none(begin: bytes, rest: bytes):
+    height, width = images._stated_size(memoryview(begin + rest))
+    assert height >= 0 and width >= 0
+
+
 @pytest.mark.parametrize(("height", "width"), [(45, 60), (60, 45), (32, 32), (20, 20), (7, 100)])
-def test_square_is_torchvisions_resize_and_centre_crop(height: int, width: int):
+def test_square_is_torchvisions_centre_crop_and_resize(height: int, width: int):
     image = torch.from_numpy(picture(height, width)).permute(2, 0, 1)
     found = square(image, 32)
     assert (found.shape, found.dtype) == ((3, 32, 32), torch.uint8)
-    expected = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(32)])(image)
+    expected = v2.Compose([v2.CenterCrop(min(height, width)), v2.Resize((32, 32), antialias=True)])(image)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 130), (131, 100), (100, 100)])
+def test_square_is_the_usual_resize_and_crop_but_for_its_border(height: int, width: int):
+    image = torch.from_numpy(picture(height, width)).permute(2, 0, 1)
+    usual = v2.Compose([v2.Resize(32, antialias=True), v2.CenterCrop(32)])(image)
+    apart = (square(image, 32).int() - usual.int()).abs()[:, 1:-1, 1:-1]
+    # The usual crop begins at a whole pixel of the small image: less than one of those apart.
+    assert apart.max() <= max(usual.int().diff(dim=axis).abs().max() for axis in (1, 2))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 60000), (60000, 1)])
+def test_a_long_thin_image_needs_no_more_memory_than_its_square(width: int, height: int, tmp_path: Path):
+    """Resized whole, to 256 pixels across, it had 256 · 15,360,000."""
+    path = tmp_path / "x.png"
+    path.write_bytes(png(width, height, 8, 2, (b"\0" + b"\x10\x20\x30" * width) * height))
+    before = peak()
+    found = square(decode(path), 256)
+    assert peak() - before < 100e6
+    assert found.shape == (3, 256, 256) and found.flatten(1).unique(dim=1).tolist() == [[16], [32], [48]]
+
+
+def peak() -> int:
+    """The most memory this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def test_square_keeps_the_middle():

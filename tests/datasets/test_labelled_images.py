@@ -117,6 +117,23 @@ def test_files_that_are_missing_or_not_the_published_ones_are_named(fashion: Pat
         build(cifar, name="cifar10", validation=5)
 
 
+def test_fashion_mnist_whose_files_do_not_go_together_is_refused(fashion: Path):
+    raw = fashion / "FashionMNIST" / "raw"
+    labels = np.arange(20, dtype=np.uint8) % 10
+    spoiled = {
+        r"test file has 20 images and 19 labels; expected a label an image": labels[:19],
+        r"test file has a label 10; expected 0 to 9": np.where(labels == 3, 10, labels).astype(np.uint8),
+    }
+    for message, content in spoiled.items():
+        write_idx(raw / "t10k-labels-idx1-ubyte", 0x801, content)
+        with pytest.raises(DataError, match=f"^fashion_mnist: .*raw: the {message}"):
+            build(fashion)
+    for content in (b"", b"<html>404</html>", b"\0\0\x08\x01\0\0\0\x14", bytes(100)):
+        (raw / "t10k-labels-idx1-ubyte").write_bytes(content)
+        with pytest.raises(DataError, match=r"^fashion_mnist: .*raw (is not complete or damaged|.*labels; expected)"):
+            build(fashion)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -124,6 +141,7 @@ def test_files_that_are_missing_or_not_the_published_ones_are_named(fashion: Pat
         ({"prompt": "a photo"}, "prompt is 'a photo'; allowed is a text with one {}"),
         ({"validation": 59}, "validation is 59; allowed is 2 to 58"),
         ({"limit": 1}, "limit is 1; allowed is a count >= 2"),
+        ({"image_size": 0}, "image_size is 0; allowed is a count >= 1"),
         ({"modalities": ("text", "audio")}, "modalities are text, audio; allowed are two or more of text, image"),
         ({"data_dir": None}, "no data folder; pass --data-dir or set BENCH_DATA"),
     ],

@@ -1,7 +1,12 @@
 """A user's own dataset, by reference."""
 
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,8 +50,6 @@ def build(text_length: int = 77, **arguments: Any) -> OwnDataset:
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this file were a module of the user's."""
-    import sys
-
     module = type(sys)("test_own_dataset")
     module.__dict__["Pairs"] = Pairs
     monkeypatch.setitem(sys.modules, "test_own_dataset", module)
@@ -68,6 +71,69 @@ def test_matches_and_the_digest_are_the_users():
     assert build(matched=True).held_out("test").match_N.tolist() == [0, 0, 1, 1]
     assert set(ids_by_modality(build().pools("test"), "match")) == {"text", "image"}
     assert build().digest == build().digest != build(matched=True).digest
+
+
+SOURCE = """
+import random
+import numpy as np
+import torch
+
+class Drawn:
+    def __init__(self, split):
+        self.images = torch.rand(4, 3, 2, 2)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return {"text": torch.tensor([random.randrange(1, 99), np.random.randint(1, 99)]), "image": self.images[i]}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with data.py in it, which is not on Python's path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", ".")])
+    (tmp_path / "drawn_data.py").write_text(SOURCE)
+    yield tmp_path
+    sys.modules.pop("drawn_data", None)
+
+
+@pytest.mark.parametrize("reference", ["drawn_data:Drawn", "drawn_data.py:Drawn", "{}/drawn_data.py:Drawn"])
+def test_a_set_of_the_current_folder_or_a_file_draws_the_same_whatever_the_seed(here: Path, reference: str):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        data = OwnDataset(reference=reference.format(here), modalities=("text", "image"))
+        found.append((data, torch.rand(3), np.random.rand(), random.random()))
+    (one, *draws), (two, *others) = found
+    assert one.digest == two.digest
+    assert all(not np.array_equal(a, b) for a, b in zip(draws, others, strict=True))  # the run's own draws go on
+    images = [one.held_out(split).take(slice(None)).image_N3HW for split in ("validation", "test")]
+    assert not torch.equal(*images)  # the splits do not draw alike
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("drawn_data.py", "dataset 'drawn_data.py': allowed are module:Class and file.py:Class"),
+        ("nowhere.py:Drawn", "dataset 'nowhere.py:Drawn': cannot read nowhere.py: No such file"),
+        ("no_such_module:Drawn", "dataset 'no_such_module:Drawn': cannot import module 'no_such_module'"),
+        ("drawn_data.py:Other", "dataset 'drawn_data.py:Other': its module has no class 'Other'"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_named(here: Path, reference: str, message: str):
+    with pytest.raises(ValueError) as error:
+        OwnDataset(reference=reference, modalities=("text", "image"))
+    assert str(error.value).startswith(message)
+
+
+def test_a_length_of_no_token_is_refused():
+    with pytest.raises(ValueError, match="text_length is 0; allowed is a count >= 1"):
+        build(text_length=0)
 
 
 @pytest.mark.parametrize(
