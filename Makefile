@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test crash-test baseline baseline-check lint types audit check clean
+.PHONY: study test cluster-test crash-test baseline baseline-check lint types audit check clean
 
 study: $(VENV)/.study
 	@$(BIN)/bench run --optimizers all --epochs 20; code=$$?; \
@@ -11,13 +11,17 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist loadscope -m "not kills"
+	$(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster"
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json
 
 baseline-check: $(VENV)/.test
 	$(BIN)/bench check --run --baseline $(BASELINE)
+
+# A Ray cluster of several nodes on this machine, one of which is lost: about two minutes.
+cluster-test: $(VENV)/.test
+	$(BIN)/pytest -m cluster tests/engines
 
 # `kill -9` at random moments: about three minutes, and ten more with BENCH_KILLS=100.
 crash-test: $(VENV)/.test

@@ -32,7 +32,10 @@ OPTIMIZERS = "sgd,adamw,muon"
 FREE = {"seconds", "memory", "environment", "finished", "command", "curve_sha256"}
 slow = pytest.mark.slow
 # Ray leaves the files of processes that it starts to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed file <.* name='(/dev/null|/tmp/ray/.*)':ResourceWarning")
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings(r"ignore:unclosed file <.* name='(/dev/null|/tmp/ray/.*)':ResourceWarning"),
+]
 
 
 class Log(Watcher):
