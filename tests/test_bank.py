@@ -141,9 +141,11 @@ def test_passes_that_are_shared_are_those_of_the_plain_path(tiny: Protocol):
     trainer = Trainer(run_of(protocol), CPU)
     plain = [point.loss for point in trainer.epochs(Keeper())]
     curve: list[float] = []
-    Together().run([lambda member: print(execute(
-        run_of(protocol), device=CPU, member=member, on_epoch=lambda point: curve.append(point.loss)
-    ).outcome)])  # fmt: skip
+
+    def job(member: Member) -> None:
+        execute(run_of(protocol), device=CPU, member=member, on_epoch=lambda point: curve.append(point.loss))
+
+    Together().run([job])
     assert curve == pytest.approx(plain, abs=1e-5)
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 from unicodedata import category
 from xml.etree import ElementTree
 
@@ -28,7 +28,6 @@ from markdown_it import MarkdownIt
 from bench.check.baseline import write_baseline
 from bench.check.snapshot import snapshot
 from bench.checkpoint import Checkpoints
-from bench.cli import main
 from bench.errors import BadRecordError, StorageError, UsageError
 from bench.plan import TUNING_SEEDS, Run, ended, slug
 from bench.protocol import Protocol
@@ -100,29 +99,11 @@ def test_few_sources_import_by_name_or_start_processes():
     assert callers(r"ElementTree\.(parse|fromstring)|ET\.(parse|fromstring)") == {"bench/reporting/inline_svg.py"}
 
 
-class Called(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
-    """The command in this process, in a folder with results/ that modules are also imported from."""
-    monkeypatch.chdir(tmp_path)
+def bench(bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command in this process, in a folder that modules are also imported from."""
     monkeypatch.syspath_prepend(tmp_path)
-
-    def call(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        assert isinstance(code, int)
-        return Called(code, *capsys.readouterr())
-
-    return call
+    return bench
 
 
 class Marker:
