@@ -32,7 +32,7 @@ MOST_PARAMETERS = 2_000_000  # of networks that are bound by the number of opera
 ALONE = {Need.CLOSURE, Need.SECOND_ORDER, Need.TRAIN_EVAL_SWITCH}
 
 
-EVALUATION_BATCH = 128  # of each run
+EVALUATION_BATCH = 100  # of each run
 
 
 def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
@@ -69,6 +69,20 @@ def runs_at_once(run: Run, placement: Placement) -> int:
     return placement.batch_runs
 
 
+class _Gradients:
+    """The gradients of all runs as one tensor [K, N], and its part for every parameter: None where it gets none."""
+
+    def __init__(self, gradients: Mapping[str, Tensor], parameters: Sequence[Mapping[str, nn.Parameter]]) -> None:
+        self.names = tuple(gradients)
+        sizes = [gradient[0].numel() for gradient in gradients.values()]
+        first = next(iter(gradients.values()))
+        self.flat_KN = first.new_empty(len(parameters), sum(sizes))
+        self.places: list[tuple[nn.Parameter, Tensor | None]] = []
+        for own_N, of_run in zip(self.flat_KN, parameters, strict=True):
+            parts = dict(zip(self.names, own_N.split(sizes), strict=True))
+            self.places += [(p, parts[name].view(p.shape) if name in parts else None) for name, p in of_run.items()]
+
+
 class Bank:
     """Trainers of one protocol, whose networks' parameters are views of the bank's."""
 
@@ -77,7 +91,7 @@ class Bank:
         self._network = NetworkBank([trainer.model for trainer in trainers])
         self._dropout = BankDropout([trainer.dropout for trainer in trainers])
         self._parameters = [dict(trainer.model.named_parameters()) for trainer in trainers]
-        self._flat_KN: Tensor | None = None
+        self._gradients: _Gradients | None = None
 
     def evaluations(self, batches: Sequence[Samples]) -> list[Evaluation]:
         """Losses of a batch each, in the order of the trainers, the clipped gradients left on their parameters."""
@@ -104,17 +118,16 @@ class Bank:
 
     def _hand_out(self, gradients: Mapping[str, Tensor], protocol: Protocol) -> Tensor:
         """Clip each run's gradients and leave them on its parameters; returns the norms before, [K]."""
-        flat_KN = torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
+        if self._gradients is None or self._gradients.names != tuple(gradients):
+            self._gradients = _Gradients(gradients, self._parameters)
+        flat_KN = self._gradients.flat_KN
+        torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1, out=flat_KN)
         norm_K = flat_KN.norm(dim=1)
         if protocol.clip_norm is not None:
             flat_KN.mul_((protocol.clip_norm / (norm_K + 1e-6)).clamp(max=1.0).unsqueeze(1))  # as `clip_grad_norm_`
-        for own_N, parameters in zip(flat_KN, self._parameters, strict=True):
-            parts = own_N.split([parameters[name].numel() for name in gradients])
-            for name, parameter in parameters.items():
-                if name not in gradients:
-                    parameter.grad = None
-            for name, part in zip(gradients, parts, strict=True):
-                parameters[name].grad = part.view(parameters[name].shape)
+        for parameter, own in self._gradients.places:
+            if parameter.grad is not own:
+                parameter.grad = own
         return norm_K
 
     @torch.no_grad()

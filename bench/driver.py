@@ -100,7 +100,7 @@ class _Drive(Listener):
     def go(self, engine: Engine, interrupts: _Interrupts) -> None:
         busy, under_way, asked = 0, 0, False
         while True:
-            while not interrupts.count and busy < engine.slots and (runs := self._take(engine.slots)):
+            while not interrupts.count and busy < engine.slots and (runs := self._take(engine.slots, busy)):
                 self._since.update(dict.fromkeys((run.run_id for run in runs), time.monotonic()))
                 engine.submit(Shard(runs=tuple(runs), study=self._store.path, placement=self._placement))
                 busy, under_way = busy + 1, under_way + len(runs)
@@ -119,8 +119,12 @@ class _Drive(Listener):
                 busy, under_way = busy - 1, under_way - len(done.shard.runs)
                 self._settle(done)
 
-    def _take(self, workers: int) -> list[Run]:
-        """Runs for one of so many workers: one, or several that may go together, as many as the others get."""
+    def _take(self, workers: int, busy: int) -> list[Run]:
+        """Runs for one of the workers that have nothing to do: one, or several that may go together.
+
+        As many as every worker would get, and no fewer than half of what may go together where no other waits for any:
+        the fewer they are, the longer each of them takes.
+        """
         if (first := self._next()) is None:
             return []
         most = 1 if first.run_id in self._alone else runs_at_once(first, self._placement)
@@ -131,7 +135,7 @@ class _Drive(Listener):
                 self._again.append(run)
                 break
             found.append(run)
-        own = -(-len(found) // workers)
+        own = max(-(-len(found) // workers), min(-(-most // 2), -(-len(found) // (workers - busy))))
         self._again.extendleft(reversed(found[own:]))
         return found[:own]
 

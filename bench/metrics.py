@@ -42,6 +42,8 @@ def hit_probability(above: Tensor, tied_negatives: Tensor, tied_positives: Tenso
     With g negatives strictly above the best positive, e negatives and p positives equal to it: 0 if g ≥ k; 1 if
     g + e + p ≤ k; else 1 − C(e, k − g) / C(e + p, k − g). All integer tensors of one shape; float64 out.
     """
+    if not tied_negatives.any():
+        return (above < k).to(torch.float64)
     g, e, p = (x.to(torch.float64) for x in (above, tied_negatives, tied_positives))
     miss = torch.ones_like(g)  # C(e, k − g) / C(e + p, k − g), factor by factor
     for i in range(k):

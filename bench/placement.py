@@ -16,6 +16,7 @@ from bench.wording import counted
 
 CHECKPOINT_SECONDS = 60.0
 MOST_SECONDS = 1e9  # 30 years; the clock that ends hanging runs counts no further than ten times as long
+BATCH_RUNS = 8  # with fewer the operators' overhead weighs, with more the caches are too small; 1.4 GB for `mini`
 ALL_OF_A_CLUSTER = 10_000  # workers at most: as many as its nodes have room for
 
 
@@ -26,8 +27,7 @@ class Placement(BaseModel):
     sight, one a worker) or "cuda:N". `command` is what the user asked, for the records. `retry_failed` does runs again
     whose record is a failure, `repeat` all. A run is given up after `time_limit` seconds; its state is kept at the
     first epoch's end that comes `checkpoint_seconds` after the last time, and, where given, every `checkpoint_steps`
-    steps. A worker takes up to `batch_runs` runs at once where they may share passes, whose last
-    bits then are other ones.
+    steps. A worker takes up to `batch_runs` runs at once where they may share passes; no result depends on how many.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -44,7 +44,7 @@ class Placement(BaseModel):
     time_limit: float | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoint_steps: int | None = None
-    batch_runs: int = 1
+    batch_runs: int = BATCH_RUNS
 
     def __str__(self) -> str:
         most = "at most " if self.engine == "ray" else ""
@@ -87,6 +87,8 @@ def placed(**options: Unpack[PlacementOptions]) -> Placement:
     if engine == "local" or "device" not in given:  # whether a cluster has GPUs is for its engine to see
         given["device"] = usable_device(given.get("device"))
     data = given.pop("data_dir", None) or os.environ.get("BENCH_DATA")
+    if "time_limit" in given:  # of a run that has its worker for itself
+        given.setdefault("batch_runs", 1)
     given.setdefault("workers", ALL_OF_A_CLUSTER if engine == "ray" else _default_workers(given["device"]))
     return Placement(data_dir=None if data is None else Path(data), **given)
 

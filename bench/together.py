@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from bench.bank import Bank
 from bench.checkpoint import StoppedError
-from bench.datasets.samples import HeldOut, Samples
-from bench.seeding import generator_states, set_generator_states
+from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource
+from bench.seeding import GlobalGenerators
 from bench.step import Evaluation
 
 if TYPE_CHECKING:
@@ -35,6 +35,16 @@ class Wanted:
     split: HeldOut | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The samples of an epoch, and each run's share of the seconds that they took."""
+
+    dataset: Dataset
+    epoch: int
+    samples: SampleSource
+    share: float
+
+
 class Member:
     """One of the runs, and the only way from its thread to the others."""
 
@@ -43,7 +53,7 @@ class Member:
         self.go = threading.Event()
         self.wanted: Wanted | None = None
         self.given: tuple[Any, float] = (None, 0.0)
-        self.generators: Mapping[str, Any] = generator_states()
+        self.generators = GlobalGenerators()
         self.ended = False
 
     def evaluation(self, trainer: Trainer, batch: Samples) -> tuple[Evaluation, float]:
@@ -53,6 +63,12 @@ class Member:
     def embeddings(self, trainer: Trainer, split: HeldOut) -> tuple[dict[str, Tensor], float]:
         """The embeddings of a split, and the same."""
         return self._ask(Wanted(trainer, split=split))
+
+    def training(self, dataset: Dataset, epoch: int, noise_seed: int) -> tuple[SampleSource, float]:
+        """The training samples of an epoch, made once for all runs of one noise seed, and the same."""
+        before = time.perf_counter()
+        samples, share = self._together.training(self, dataset, epoch, noise_seed)
+        return samples, time.perf_counter() - before - share
 
     def _ask(self, wanted: Wanted) -> tuple[Any, float]:
         before = time.perf_counter()
@@ -70,6 +86,8 @@ class Together:
     def __init__(self) -> None:
         self._back = threading.Event()
         self._bank: Bank | None = None
+        self._noise_seeds: dict[Member, int] = {}
+        self._made: dict[int, _Made] = {}  # by noise seed
 
     def run(self, jobs: Sequence[Callable[[Member], None]]) -> None:
         """Carry out the jobs; raises what a job raises, once the others have ended, which are told to stop then."""
@@ -79,7 +97,7 @@ class Together:
         def work(member: Member, job: Callable[[Member], None]) -> None:
             member.go.wait()
             member.go.clear()
-            set_generator_states(member.generators)
+            member.generators.restore()
             try:
                 job(member)
             except BaseException as error:  # told by the thread that asked for the jobs
@@ -90,7 +108,7 @@ class Together:
         threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in zip(members, jobs, strict=True)]
         for thread in threads:
             thread.start()
-        own = generator_states()
+        own = GlobalGenerators()
         while alive := [member for member in members if not member.ended]:
             for member in alive:
                 self._let(member)
@@ -100,17 +118,29 @@ class Together:
                     member.given = StoppedError(), 0.0
             else:
                 self._give(alive)
-        set_generator_states(own)
+        own.restore()
         if faults:
             raise faults[0]
 
+    def training(self, member: Member, dataset: Dataset, epoch: int, noise_seed: int) -> tuple[SampleSource, float]:
+        """The samples of an epoch, and the seconds of making them that are the member's share."""
+        self._noise_seeds[member] = noise_seed
+        made = self._made.get(noise_seed)
+        if made is None or made.epoch != epoch or made.dataset is not dataset:
+            before = time.perf_counter()
+            samples = dataset.training(epoch, noise_seed)
+            sharing = sum(seed == noise_seed and not each.ended for each, seed in self._noise_seeds.items())
+            made = _Made(dataset, epoch, samples, (time.perf_counter() - before) / sharing)
+            self._made[noise_seed] = made
+        return made.samples, made.share
+
     def hand_back(self, member: Member) -> None:
         """End a member's turn, and wait for the next; called by its own thread."""
-        member.generators = generator_states()
+        member.generators = GlobalGenerators()
         self._back.set()
         member.go.wait()
         member.go.clear()
-        set_generator_states(member.generators)
+        member.generators.restore()
 
     def _let(self, member: Member) -> None:
         """A member's turn: until it waits for something, or has ended."""

@@ -170,11 +170,18 @@ class Trainer:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epoch + 1
-            samples = self.dataset.training(epoch, role_seed(self.run.seed, "augmentation"))
+            samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
             order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
         return self._data
+
+    def _training_samples(self, epoch: int, noise_seed: int) -> SampleSource:
+        if self._member is None:
+            return self.dataset.training(epoch, noise_seed)
+        samples, foreign = self._member.training(self.dataset, epoch, noise_seed)
+        self._foreign += foreign
+        return samples
 
     def _new_totals(self, names: tuple[str, ...]) -> _EpochTotals:
         steps = self.steps_per_epoch

@@ -45,7 +45,7 @@ def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch
     """
     store = Store(shard.study)
 
-    def job(run: Run, member: Member | None) -> None:
+    def job(run: Run, member: Member) -> None:
         if stopping.is_set():
             send(event="stopped", run_id=run.run_id)
             return
@@ -60,11 +60,6 @@ def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch
                 send(event="done", run_id=run.run_id)
 
     limit = shard.placement.time_limit
-    if shard.placement.batch_runs == 1:
-        for run in shard.runs:
-            with _killed_when_it_hangs(limit):
-                job(run, None)
-        return
     with _killed_when_it_hangs(None if limit is None else limit * len(shard.runs)):
         Together().run([partial(job, run) for run in shard.runs])
 
@@ -76,11 +71,11 @@ def _carry_out(
     send: Send,
     stopping: threading.Event,
     device: torch.device,
-    member: Member | None,
+    member: Member,
 ) -> None:
     placement, checkpoints = shard.placement, Checkpoints(store.run_dir(run.run_id))
     limit = placement.time_limit
-    if limit is not None and member is not None:
+    if limit is not None:
         limit *= len(shard.runs)  # of a clock that all of them share
     begun = threading.Event()
 

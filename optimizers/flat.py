@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 RANGE_ELEMENTS = 2**19  # measured on CPUs with 1 to 2 MB of cache a core: half and double cost 10 % more
-LONG_ROW = 2**15  # from here on a matrix-vector product beats multiplying and summing
+LONG_ROW = 2**15  # from here on one matrix-vector product after another is as fast as a batch of them
 
 
 def wide(x: Tensor) -> Tensor:
@@ -40,23 +40,25 @@ class Block:
     rows: int
 
     def of(self, x: Tensor) -> Tensor:
-        """The block of a range's vectors [..., n] as [..., rows, columns]."""
-        return x[..., self.start : self.stop].unflatten(-1, (self.rows, -1))
+        """The block of a range's vectors [q, n] tensor by tensor: [rows, q, columns]."""
+        return x[:, self.start : self.stop].unflatten(1, (self.rows, -1)).transpose(0, 1)
 
     def tensors(self, x: Tensor) -> Tensor:
         """The entries of x [tensors, ...] for the block's rows."""
         return x[self.first : self.first + self.rows]
 
-    def add_products_(self, sums: Tensor, xs: Tensor, y: Tensor) -> None:
-        """Add the inner products of a range's vectors, xs [q, n] with y [n], row by row to the sums [tensors, q].
 
-        With xs [n] the sums are [tensors]. Products are taken in the dtype of the sums.
-        """
-        some, other, own = self.of(xs).to(sums.dtype), self.of(y).to(sums.dtype), self.tensors(sums)
-        if other.shape[-1] < LONG_ROW:
-            own.add_((some * other).sum(-1).movedim(-1, 0))
-        else:
-            own.add_(torch.stack([some[..., i, :] @ other[i] for i in range(self.rows)]))
+def add_products_(sums: Tensor, xs: Tensor, y: Tensor) -> None:
+    """Add the inner products of a block's vectors, xs [rows, q, columns] with y [rows, 1, columns], to sums [rows, q].
+
+    Products are taken in the dtype of the sums.
+    """
+    xs, y = xs.to(sums.dtype), y.to(sums.dtype)
+    if y.shape[2] < LONG_ROW:
+        sums.unsqueeze(2).baddbmm_(xs, y.transpose(1, 2))
+    else:
+        for own, some, other in zip(sums, xs, y, strict=True):
+            own.addmv_(some, other[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class FlatState:
     [tensors, *shape] in the dtype of inner products. `tensors` are the parameters in the layout's order.
     """
 
-    WORKSPACE: ClassVar[tuple[str, ...]] = ("_scratch", "work", "more_work")  # of no meaning after a step
+    WORKSPACE: ClassVar[tuple[str, ...]] = ("_scratch", "work", "more_work", "plan")  # of no meaning after a step
 
     def __init__(
         self,
@@ -190,10 +192,12 @@ class FlatState:
         self.limit = RANGE_ELEMENTS if like.device.type == "cpu" else max(1, n)
         self.ranges = list(ranges_of(self.stacks, self.tensors, self.limit))
         self._scratch: list[Tensor] = []
+        self.plan: Any = None  # what an optimizer prepares once for a layout
         wide = torch.float64 if like.dtype == torch.float64 else torch.float32
         self.vectors = {name: like.new_zeros(*lead, n) for name, lead in vectors.items()}
         self.products = {name: like.new_zeros(len(order), *shape, dtype=wide) for name, shape in products.items()}
         self._views = list(self._take_in())
+        self._kept = [(tuple(views), tuple(views.values())) for views in self._views]
         self._places = [(w.data_ptr(), w.stride()) for w in self.tensors]
         self._weights = {
             r.start: [_piece(w, p) for p in r.pieces for w in (self.tensors[p.index],)] for r in self.ranges
@@ -220,10 +224,11 @@ class FlatState:
         return same and all(
             state[w] is known
             and known["step"] == age + self._steps
-            and (w.data_ptr(), w.stride()) == place
-            and all(known.get(name) is view for name, view in views.items())
-            for w, known, age, views, place in zip(
-                self.tensors, self._states, self._ages, self._views, self._places, strict=True
+            and w.data_ptr() == place
+            and w.stride() == strides
+            and all(map(operator.is_, map(known.get, names), own))
+            for w, known, age, (names, own), (place, strides) in zip(
+                self.tensors, self._states, self._ages, self._kept, self._places, strict=True
             )
         )
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from bench.optimizers.adam_moments import MOMENTS, adam_step
-from bench.optimizers.flat import FlatState, Range, wide
+from bench.optimizers.flat import Block, FlatState, Range, add_products_, wide
 from bench.optimizers.groupwise import FlatOptimizer, apply_
 from bench.optimizers.validation import require_adam_settings, require_choice, require_integer, require_number
 from bench.spec import OptimizerSpec, learning_rate_search
@@ -64,12 +64,42 @@ class Sums(NamedTuple):
 
     Rf: Tensor  # [tensors, m]
     Rg: Tensor  # [tensors, m]
-    ff: Tensor  # [tensors]
-    fg: Tensor  # [tensors]
-    rr: Tensor  # [tensors]
-    rs: Tensor  # [tensors], of r with the step applied
-    ry: Tensor  # [tensors]
-    yy: Tensor  # [tensors]
+    ff: Tensor  # [tensors, 1], as all that follow
+    fg: Tensor
+    rr: Tensor
+    rs: Tensor  # of r with the step applied
+    ry: Tensor
+    yy: Tensor
+
+
+class View(NamedTuple):
+    """What a step needs of one block: vectors [rows, q, columns], and the block's part of every sum [rows, q]."""
+
+    R: Tensor
+    rows_of_R: tuple[Tensor, ...]  # its m vectors, one by one
+    step: Tensor  # f, then the step applied
+    g: Tensor
+    y: Tensor
+    tensors: slice
+    sums: Sums
+
+
+class Plan:
+    """Views of every block and the sums they add to: made once for a layout, since a step has hundreds of them."""
+
+    def __init__(self, flat: FlatState, m: int) -> None:
+        zeros = wide(flat.work[:0]).new_zeros
+        self.sums = Sums(*(zeros(len(flat.tensors), m if name in ("Rf", "Rg") else 1) for name in Sums._fields))
+        self.gradients = {r.start: flat.scratch(r, 1)[0] for r in flat.ranges}
+        self.views = {r.start: [self._view(flat, r, block) for block in r.blocks] for r in flat.ranges}
+
+    def _view(self, flat: FlatState, r: Range, block: Block) -> View:
+        R = block.of(r.of(flat.vectors["R"]))
+        step, g, y = (
+            block.of(x.unsqueeze(0)) for x in (r.of(flat.work), self.gradients[r.start], r.of(flat.more_work))
+        )
+        tensors = slice(block.first, block.first + block.rows)
+        return View(R, R.split(1, dim=1), step, g, y, tensors, Sums(*(x[tensors] for x in self.sums)))
 
 
 def theta_of(flat: FlatState, tensors: slice, q: int, sums: Sums, group: dict[str, Any]) -> Tensor:
@@ -100,52 +130,48 @@ def keep_(flat: FlatState, tensors: slice, row: int, sums: Sums, theta: Tensor) 
     flat.products["ry"][tensors, row], flat.products["yy"][tensors, row] = sums.ry[tensors], sums.yy[tensors]
 
 
-def measure_(flat: FlatState, r: Range, group: dict[str, Any], sums: Sums) -> None:
-    """Take the gradients of a range into moments and history, add the inner products of f, g and y to `sums`.
+def measure_(flat: FlatState, r: Range, group: dict[str, Any], plan: Plan) -> None:
+    """Take the gradients of a range into moments and history, add the inner products of f, g and y to the sums.
 
     Leaves f in `flat.work` and y in `flat.more_work`.
     """
-    (g,) = flat.scratch(r, 1)
-    g = flat.gradient(r, out=g)
-    f = adam_step(flat, r, g, group, out=r.of(flat.work))
-    if group["anderson_m"] > 0:
-        last_g, y = r.of(flat.vectors["last_g"]), r.of(flat.more_work)
-        torch.sub(g, last_g, out=y)
-        last_g.copy_(g)
-        for block in r.blocks:
-            block.add_products_(sums.yy, y, y)
-    q = min(flat.t(r) - 2, group["anderson_m"])
-    for block in r.blocks if q > 0 else ():
-        R = r.of(flat.vectors["R"][:q])
-        block.add_products_(sums.Rf[:, :q], R, f)
-        block.add_products_(sums.Rg[:, :q], R, g)
-        block.add_products_(sums.ff, f, f)
-        block.add_products_(sums.fg, f, g)
+    g = plan.gradients[r.start]
+    if (given := flat.gradient(r, out=g)) is not g:
+        g.copy_(given)
+    adam_step(flat, r, g, group, out=r.of(flat.work))
+    last_g = r.of(flat.vectors["last_g"])
+    torch.sub(g, last_g, out=r.of(flat.more_work))
+    last_g.copy_(g)
+    for view in plan.views[r.start]:
+        add_products_(view.sums.yy, view.y, view.y)
+        if flat.t(r) > 2:
+            add_products_(view.sums.Rf, view.R, view.step)
+            add_products_(view.sums.Rg, view.R, view.g)
+            add_products_(view.sums.ff, view.step, view.step)
+            add_products_(view.sums.fg, view.step, view.g)
 
 
-def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], theta: Tensor) -> None:
+def accelerate_(flat: FlatState, r: Range, group: dict[str, Any], plan: Plan, theta: Tensor) -> None:
     """Apply f - theta R to the weights of a range."""
-    step, q = r.of(flat.work), min(flat.t(r) - 2, group["anderson_m"])
-    for block in r.blocks if q > 0 else ():
-        for i, row in enumerate(block.of(r.of(flat.vectors["R"][:q]))):
-            block.of(step).addcmul_(row, block.tensors(theta)[:, i : i + 1], value=-1)
-    apply_(flat, r, step, group)
+    for view in plan.views[r.start] if flat.t(r) > 2 else ():
+        view.step.baddbmm_(theta[view.tensors].unsqueeze(1).to(view.R.dtype), view.R, alpha=-1)
+    apply_(flat, r, r.of(flat.work), group)
 
 
-def remember_(flat: FlatState, r: Range, sums: Sums) -> None:
-    """Take the applied step of a range into its history, add the inner products of r to `sums`.
+def remember_(flat: FlatState, r: Range, plan: Plan) -> None:
+    """Take the applied step of a range into its history, add the inner products of r to the sums.
 
     The differences between steps t and t - 1 lie in row (t - 2) mod m: the order of the rows does not matter.
     """
-    R, last_step = r.of(flat.vectors["R"]), r.of(flat.vectors["last_step"])
-    step, y = r.of(flat.work), r.of(flat.more_work)
+    R, last_step, step = r.of(flat.vectors["R"]), r.of(flat.vectors["last_step"]), r.of(flat.work)
     if flat.t(r) > 1:
-        difference = R[(flat.t(r) - 2) % len(R)]
-        torch.sub(step, last_step, out=difference)
-        for block in r.blocks:
-            block.add_products_(sums.rr, difference, difference)
-            block.add_products_(sums.rs, difference, step)
-            block.add_products_(sums.ry, difference, y)
+        row = (flat.t(r) - 2) % len(R)
+        torch.sub(step, last_step, out=R[row])
+        for view in plan.views[r.start]:
+            difference = view.rows_of_R[row]
+            add_products_(view.sums.rr, difference, difference)
+            add_products_(view.sums.rs, difference, view.step)
+            add_products_(view.sums.ry, difference, view.y)
     last_step.copy_(step)
 
 
@@ -190,21 +216,28 @@ class UniversalAndersonGDA(FlatOptimizer):
 
     def _step_flat(self, group: dict[str, Any], flat: FlatState) -> None:
         m = group["anderson_m"]
-        shapes = ((m,), (m,), (), (), (), (), (), ())
-        sums = Sums(*(wide(flat.work[:0]).new_zeros(len(flat.tensors), *shape) for shape in shapes))
+        if m == 0:
+            for r in flat.ranges:
+                g, f = flat.scratch(r, 2)
+                apply_(flat, r, adam_step(flat, r, flat.gradient(r, out=g), group, out=f), group)
+            return
+        plan = flat.plan = flat.plan or Plan(flat, m)
+        for total in plan.sums:
+            total.zero_()
         for r in flat.ranges:
-            measure_(flat, r, group, sums)
+            measure_(flat, r, group, plan)
+        sums = Sums(*(total if name in ("Rf", "Rg") else total.squeeze(1)
+                      for name, total in plan.sums._asdict().items()))  # fmt: skip
         theta = torch.zeros_like(sums.Rf)
         for tensors, t in flat.ages():
             q = min(t - 2, m)
             if q > 0:
                 theta[tensors, :q] = theta_of(flat, tensors, q, sums, group)
         for r in flat.ranges:
-            accelerate_(flat, r, group, theta)
-            if m > 0:
-                remember_(flat, r, sums)
+            accelerate_(flat, r, group, plan, theta)
+            remember_(flat, r, plan)
         for tensors, t in flat.ages():
-            if m > 0 and t > 1:
+            if t > 1:
                 keep_(flat, tensors, (t - 2) % m, sums, theta)
 
 
@@ -215,6 +248,6 @@ SPEC = OptimizerSpec(
     defaults={"lr": 1e-3},
     documents={"lr": 1e-3, "anderson_m": 3, "use_weighting": True, "trust_region": 1.5},
     search=learning_rate_search(1e-3),
-    revision=2,
+    revision=3,
     reference="Anderson acceleration (1965, https://doi.org/10.1145/321296.321305) of Adam steps, after the documents",
 )

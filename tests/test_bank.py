@@ -21,7 +21,7 @@ from bench.models.dropout import BankDropout, DropoutStream
 from bench.models.multimodal_memory import MultiModalMemoryNetwork
 from bench.models.multimodal_memory_bank import NetworkBank
 from bench.objective import bank_pair_losses, pair_losses
-from bench.placement import placed
+from bench.placement import BATCH_RUNS, placed
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.protocols import changed
@@ -268,7 +268,9 @@ def test_seconds_are_shared_out(tiny: Protocol):
 def test_how_many_at_once(tiny: Protocol):
     here = placed(device="cpu", workers=1, batch_runs=3)
     assert runs_at_once(run_of(tiny), here) == 3
-    assert runs_at_once(run_of(tiny), placed(device="cpu", workers=1)) == 1
+    assert runs_at_once(run_of(tiny), placed(device="cpu", workers=1)) == BATCH_RUNS
+    assert runs_at_once(run_of(tiny), placed(device="cpu", workers=1, time_limit=9.0)) == 1
+    assert runs_at_once(run_of(tiny), placed(device="cpu", workers=1, batch_runs=1)) == 1
     assert runs_at_once(run_of(tiny, "lbfgs"), here) == 1
     assert runs_at_once(run_of(changed(tiny, {"precision": "fp16"}, "test")), here) == 1
     large = {"latent_dim": 256, "text_embed_dim": 256, "memory_size": 64}
@@ -321,7 +323,7 @@ def test_runs_are_shared_out_evenly_and_those_that_work_alone_go_alone(tiny: Pro
     assert ["lbfgs0"] in engine.shards
     assert max(map(len, engine.shards)) > 1
     assert engine.shards[:2] == [["sgd0", "adamw0"], ["sgd1"]]  # of three that may go together, for two workers
-    one_by_one = drive_all(short, tmp_path / "other", slots=2)
+    one_by_one = drive_all(short, tmp_path / "other", slots=2, batch_runs=1)
     assert {len(shard) for shard in one_by_one.shards} == {1}
 
 

@@ -75,3 +75,8 @@ def test_a_workers_environment_pins_threads_and_its_gpu():
     assert found["OMP_NUM_THREADS"] == found["MKL_NUM_THREADS"] == "2"
     assert found["CUDA_VISIBLE_DEVICES"] == "5" and found["HOME"] == "/h"
     assert worker_environment({"CUDA_VISIBLE_DEVICES": "3,5"}, 1)["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+def test_the_allocator_is_tuned_where_the_user_has_not_done_it():
+    assert worker_environment({}, 1)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert worker_environment({"GLIBC_TUNABLES": "glibc.malloc.check=1"}, 1)["GLIBC_TUNABLES"] == "glibc.malloc.check=1"

@@ -11,6 +11,17 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+class _BatchRuns(click.ParamType):
+    """A count, or `auto`: None, as it is without the option."""
+
+    name = "auto|K"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """What the option says; a count's range is checked with the other options'."""
+        return None if value == "auto" else click.INT.convert(value, param, ctx)
+
+
 # Documented as part of the interface.
 EXIT_FAILED, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_NO_BASELINE, EXIT_NOTHING_TO_DO, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
 RESULTS = click.option(
@@ -44,7 +55,7 @@ _WHERE_AND_HOW = (
     click.option("--address", help="Of the Ray cluster.  [default: RAY_ADDRESS, else this machine]"),
     click.option("--workers", type=int, help="Processes.  [default: one a core, one a GPU, or all of the cluster]"),
     click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]"),
-    click.option("--batch-runs", type=int, help="Small runs at once in a worker; 1 rounds otherwise.  [default: 1]"),
+    click.option("--batch-runs", type=_BatchRuns(), help="Small runs at once in a worker.  [default: auto]"),
     click.option("--retry-failed", is_flag=True, help="Run again what ended in error, timeout or out_of_memory."),
     click.option("--time-limit", type=float, metavar="SECONDS", help="Give a run up after so long.  [default: none]"),
     click.option(
