@@ -119,15 +119,16 @@ def _round(candidates: Mapping[str, Callable[[], object]], device: torch.device,
     taken = dict.fromkeys(candidates, 0.0)
     for _ in range(passes):
         for name, call in candidates.items():
-            _wait(device)
+            wait_for(device)
             start = time.perf_counter()
             call()
-            _wait(device)
+            wait_for(device)
             taken[name] += (time.perf_counter() - start) / passes
     return taken
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -178,7 +178,7 @@ def test_ctrl_c_before_workers_are_ready(tiny_toml: Path, tmp_path: Path):
     time.sleep(0.3)  # it has begun to import torch
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopping: 1 run under way" in err and "error" not in err
+    assert process.returncode == 130 and "stopping: 2 runs under way" in err and "error" not in err
     assert contents(tmp_path) == {} and not list(store_of(tmp_path).path.glob("runs/*/curve.jsonl"))
 
 

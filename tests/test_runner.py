@@ -19,6 +19,9 @@ from bench.record import Outcome, RunRecord
 from bench.runner import parse_seeds, prepare
 from bench.store import Store
 from bench.study import Study, find_studies, load_study
+from bench.together import Together
+
+CPU = torch.device("cpu")
 
 
 class Log(Watcher):
@@ -66,11 +69,13 @@ def test_two_workers_and_this_process_give_the_same_bits(tiny: Protocol, tmp_pat
     plan = prepare("gda2,muon", protocol=tiny, results=tmp_path / "other")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    here: list[RunRecord] = []
     try:
-        here = tuple(execute(run, device=torch.device("cpu")) for run in plan.runs)
+        for run in plan.runs:
+            Together().run([lambda member, run=run: here.append(execute(run, device=CPU, member=member))])
     finally:
         torch.set_num_threads(before)
-    assert contents(study) == contents(Study(Path("x"), tiny, here))
+    assert contents(study) == contents(Study(Path("x"), tiny, tuple(here)))
 
 
 def test_records_of_two_protocols_are_not_mixed(tiny: Protocol, tmp_path: Path):

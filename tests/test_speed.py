@@ -1,6 +1,7 @@
 """`bench speed`: what is compared with what, and which samples count; never how long anything takes."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,17 @@ from click.testing import CliRunner
 
 from bench import timing
 from bench.cli import cli
+from bench.errors import UsageError
+from bench.models.dropout import DropoutStream
 from bench.optimizers.reference.catalog import REFERENCES
+from bench.protocol import Protocol
+from bench.protocols import PROTOCOLS, changed
+from bench.registry import select
+from bench.speed.shortened import shortened
+from bench.speed.straightforward import Loop, loader, network_of, samples_of
+from bench.speed.traffic import moved_bytes
+from bench.step import OptimizerStep
+from bench.workload import roled_parameters
 
 CPU = torch.device("cpu")
 
@@ -94,8 +105,8 @@ def test_quartiles_by_hand():
     assert timing.timing([4.0, 1.0, 3.0, 2.0, 5.0]) == timing.Timing(median=3.0, low=2.0, high=4.0)
 
 
-def speed(*arguments):
-    return CliRunner().invoke(cli, ["speed", "optimizers", *arguments], catch_exceptions=False)
+def speed(*arguments, of="optimizers"):
+    return CliRunner().invoke(cli, ["speed", of, *arguments], catch_exceptions=False)
 
 
 def test_every_entry_stands_beside_fused_adamw_and_its_plain_form(tiny_toml: Path):
@@ -124,3 +135,109 @@ def test_the_table_names_its_conditions_and_what_is_not_timed(tiny_toml: Path):
     text = " ".join(result.stdout.split())
     assert "interleaved rounds" in text
     assert "Not timed: lbfgs (its step needs closure)" in text
+
+
+# ---- a network's step
+
+
+def test_every_form_stands_beside_the_straightforward_one(tiny_toml: Path, tmp_path: Path):
+    picture = tmp_path / "roof.svg"
+    result = speed("-p", str(tiny_toml), "--rounds", "1", "--threads", "1", "--json", "--plot", str(picture), of="step")
+    assert result.exit_code == 0
+    speeds = json.loads(result.stdout)
+    forms = {(form["name"], form["dtype"]): form for form in speeds["forms"]}
+    names = ("straightforward", "ours", "bank of 4", "bank of 8")
+    assert set(forms) == {(name, dtype) for name in names for dtype in ("float32", "bfloat16")}
+    for (name, dtype), form in forms.items():
+        plain = forms["straightforward", dtype]["milliseconds"]
+        assert form["times_faster"] == pytest.approx(plain / form["milliseconds"])
+        assert (name == "straightforward") == (form["times_faster"] == 1.0)
+        assert form["moved"] > 0 and form["gemm_share"] > 0
+    assert forms["bank of 4", "float32"]["operations"] == forms["bank of 8", "float32"]["operations"]
+    assert forms["ours", "float32"]["operations"] < forms["straightforward", "float32"]["operations"]
+    assert set(speeds["parts"]) == {"forward", "backward", "clip", "step", "data", "evaluation", "harness"}
+    assert all(seconds > 0 for seconds in speeds["parts"].values())
+    assert 0 < speeds["part_runs"] <= 8
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_the_table_of_a_step_fits_a_terminal(tiny_toml: Path):
+    result = speed("-p", str(tiny_toml), "--rounds", "1", "--threads", "1", of="step")
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "straightforward, bf16" in result.stdout and "harness" in result.stdout
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_measured(tiny_toml: Path):
+    with pytest.raises(UsageError, match=r"--plot roof\.bmp: allowed are files that end in \.png, \.svg, \.pdf"):
+        speed("-p", str(tiny_toml), "--plot", "roof.bmp", of="step")
+
+
+def test_a_network_of_ones_own_has_no_straightforward_form(tmp_path: Path):
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "mini"\n[workload]\nmodel = "torch.nn:Linear"\n'
+                   '[workload.model_options]\nin_features = 2\nout_features = 2\n')  # fmt: skip
+    with pytest.raises(UsageError, match="Linear has no straightforward form"):
+        speed("-p", str(own), of="step")
+
+
+def test_operators_move_what_they_take_and_give():
+    x = torch.zeros(10, 10)
+    assert moved_bytes(lambda: x + x) == 3 * 400
+    assert moved_bytes(lambda: x.T) == 0
+
+
+def test_a_shortened_study_keeps_its_proportions(tiny: Protocol):
+    mini = PROTOCOLS["mini"]
+    options = shortened(mini, 10, 2).workload.dataset_options
+    assert (options["training"], options["validation"], options["test"]) == (320, 160, 160)
+    assert shortened(mini, 10, 2).epochs == 2
+    assert shortened(tiny, 10_000, 3) == changed(tiny, {"epochs": 3}, "test")
+
+
+# ---- data and a study
+
+
+def test_data_is_timed_resident_fresh_and_item_by_item(tiny_toml: Path):
+    result = speed("-p", str(tiny_toml), "--rounds", "1", "--threads", "1", "--json", of="data")
+    assert result.exit_code == 0
+    forms = [form["name"] for form in json.loads(result.stdout)["forms"]]
+    assert forms == ["resident", "an epoch's own samples", "items through 2 loader processes"]
+
+
+def test_items_are_the_samples_with_noise_on_pixels_alone():
+    samples = PROTOCOLS["mini"].workload.build_dataset(None, CPU).held_out("test").take(slice(0, 64))
+    (items,) = loader(samples, 64, 0.0, workers=0)
+    batch = samples_of(items, CPU)
+    assert samples.image_N3HW is not None and batch.image_N3HW is not None and batch.text_NL is not None
+    assert torch.equal(batch.image_N3HW, samples.image_N3HW[batch.match_N])
+    (items,) = loader(samples, 64, 0.1, workers=0)
+    noisy = samples_of(items, CPU)
+    assert noisy.image_N3HW is not None and noisy.text_NL is not None and samples.text_NL is not None
+    assert torch.equal(noisy.text_NL, samples.text_NL[noisy.match_N])
+    assert (noisy.image_N3HW - samples.image_N3HW[noisy.match_N]).std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_straightforward_loop_learns_what_ours_learns():
+    """Without dropout, both forms of a study take the same step to the same weights."""
+    protocol = changed(PROTOCOLS["mini"], {"workload": {"model_options": {"dropout": 0.0}}}, "test")
+    dataset = protocol.workload.build_dataset(None, CPU)
+    batch = dataset.held_out("validation").take(slice(0, 32))
+    (chosen,) = select(["sgd"], {}, "default")
+    networks = [network_of(protocol) for _ in range(2)]
+    roled = [roled_parameters(network, protocol.workload.roles()) for network in networks]
+    plain = Loop(chosen, networks[0], roled[0], protocol).step(batch)
+    ours = chosen.spec.build(roled[1], dict(chosen.hyperparameters))
+    stream = DropoutStream(0.0, 0)
+    evaluation = OptimizerStep(ours, chosen.spec.needs, networks[1], stream, protocol, CPU)(batch, 0, nullcontext())
+    assert plain == pytest.approx(evaluation.losses.sum().item(), rel=1e-5)
+    for (name, a), (_, b) in zip(networks[0].named_parameters(), networks[1].named_parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6), name
+
+
+def test_a_study_stands_beside_the_straightforward_one(tiny_toml: Path):
+    result = speed("-o", "sgd,gda2", "-p", str(tiny_toml), "--seeds", "1", "--json", of="study")
+    assert result.exit_code == 0
+    speeds = json.loads(result.stdout)
+    assert set(speeds["straightforward"]) == {"sgd", "gda2"} and len(speeds["forms"]) == 2
+    assert set(speeds["times_faster"]) == set(speeds["forms"])

@@ -73,10 +73,10 @@ def rising(name: str, rate: float) -> float | None:
 
 @pytest.fixture
 def on(tiny: Protocol, tmp_path: Path) -> Callable[..., Basis]:
-    """The basis of a study of these optimizers in a folder of the test's."""
+    """The basis of a study of these optimizers in a folder of the test's, its runs one by one."""
 
     def make(optimizers: str = "adamw,sgd", folder: str = "results") -> Basis:
-        return basis(optimizers, protocol=tiny, results=tmp_path / folder)
+        return basis(optimizers, protocol=tiny, results=tmp_path / folder, batch_runs=1)
 
     return make
 

@@ -18,6 +18,7 @@ from bench.protocol import Protocol
 from bench.registry import Selected
 from bench.seeding import torch_seeded
 from bench.spec import Need, OptimizerSpec, RoledParameter
+from bench.speed.tables import measured_table
 from bench.timing import Rounds, Timing, interleaved, memory_bandwidth
 from bench.workload import roled_parameters
 
@@ -239,14 +240,10 @@ def _row(key: tuple[str, str], candidate: _Candidate, found: Rounds, bandwidth: 
 def table(speeds: OptimizerSpeeds) -> Group:
     """The measurement for the terminal."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=f"Step time on {speeds.tensors} tensors, {speeds.parameters:,} parameters ({speeds.protocol})",
-                  title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))  # fmt: skip
-    shown.add_column("optimizer", no_wrap=True)
-    for heading in ("ms", "quartiles", "× AdamW", "plain/this", "floor", "state"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    title = f"Step time on {speeds.tensors} tensors, {speeds.parameters:,} parameters ({speeds.protocol})"
+    shown = measured_table(title, "optimizer", "ms", "quartiles", "× AdamW", "plain/this", "floor", "state")
     for row in speeds.rows:
         shown.add_row(
             row.optimizer if not row.form else f"  {row.form}",
