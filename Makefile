@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test cluster-test crash-test baseline baseline-check lint types audit check clean
+.PHONY: study test cluster-test crash-test gpu-check baseline baseline-check lint types audit check clean
 
 study: $(VENV)/.study
 	@$(BIN)/bench run --optimizers all --epochs 20; code=$$?; \
@@ -31,6 +31,13 @@ baseline: $(VENV)/.test
 	$(BIN)/bench run --protocol mini --epochs 8 --optimizers sgd,adamw,gda2,universal_muon_preserve --study baseline; \
 	code=$$?; [ $$code -eq 0 ] || [ $$code -eq 5 ]
 	$(BIN)/bench baseline update baseline --output $(BASELINE); code=$$?; [ $$code -eq 0 ] || [ $$code -eq 5 ]
+
+# Where a GPU is at hand: its tests, every measurement, the standard study and a search, in at most ten minutes.
+# GPU_PYTHON=python3 takes an interpreter that has everything instead of the project's environment.
+GPU_PYTHON ?= $(BIN)/python
+
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.test)
+	$(GPU_PYTHON) .ci/gpu_check.py $(OUT)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
