@@ -60,7 +60,7 @@ def _protocol_is_bankable(protocol_json: str, device: str) -> bool:
 def runs_at_once(run: Run, placement: Placement) -> int:
     """How many runs like this one a worker takes at once; 1 for a run that works alone, or cannot be set up."""
     try:
-        if placement.batch_runs == 1 or ALONE & entry(run.reference).needs:
+        if placement.batch_runs == 1 or placement.parallel == "ddp" or ALONE & entry(run.reference).needs:
             return 1
     except UsageError:
         return 1

@@ -15,12 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bench.errors import StorageError
 from bench.store import storing, write_atomic
+
+if TYPE_CHECKING:
+    from bench.ddp import Ranks
 
 KEPT = 2
 
@@ -103,7 +106,8 @@ class TimedOutError(Exception):
 class Keeper:
     """When a run's state is kept, and when the run has to end before its last epoch.
 
-    `steps`: also every so many steps within an epoch. `stopping` is asked at the same places.
+    `steps`: also every so many steps within an epoch. `stopping` is asked at the same places. With `ranks`, the first
+    of a run's processes decides for all and is the only one that writes.
     """
 
     def __init__(
@@ -114,18 +118,24 @@ class Keeper:
         steps: int | None = None,
         time_limit: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        ranks: Ranks | None = None,
     ) -> None:
         self._checkpoints, self._seconds, self.steps = checkpoints, seconds, steps
-        self._time_limit, self._stopping = time_limit, stopping
+        self._time_limit, self._stopping, self._ranks = time_limit, stopping, ranks
         self._kept, self._checked = time.monotonic(), False
         self._deadline = float("inf") if time_limit is None else self._kept + time_limit
 
     def restored(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The state to go on from: the newest whole one whose entries equal those of `key`."""
         state = self._checkpoints.read() if self._checkpoints else None
-        if state is None or any(state.get(name) != value for name, value in key.items()):
-            return None
+        if state is not None and any(state.get(name) != value for name, value in key.items()):
+            state = None
+        if self._ranks is not None and not self._ranks.have(-1 if state is None else state["step"]):
+            return None  # one that some process cannot read is of no use to the others
         return state
+
+    def _decided(self, own: bool) -> bool:
+        return own if self._ranks is None else self._ranks.decided(own)
 
     def count(self, seconds: float) -> None:
         """Count what an earlier process spent on the run towards its time limit."""
@@ -133,7 +143,7 @@ class Keeper:
 
     def check_time(self) -> None:
         """Raises `TimedOutError` where the run's seconds, those before a restart included, are over the limit."""
-        if time.monotonic() > self._deadline:
+        if self._time_limit is not None and self._decided(time.monotonic() > self._deadline):
             raise TimedOutError(f"over the time limit of {self._time_limit:g} s")
 
     def _keep(self, checkpoints: Checkpoints, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
@@ -157,9 +167,10 @@ class Keeper:
 
         Raises `StoppedError` where the run is to end here.
         """
-        stopping = self._stopping()
+        stopping = self._decided(self._stopping())
         due = self.steps is not None or time.monotonic() - self._kept >= self._seconds
-        if self._checkpoints and (stopping or due):
+        writes = self._ranks is None or self._ranks.first
+        if self._checkpoints and writes and (stopping or due):
             self._keep(self._checkpoints, step, state)
         if stopping:
             raise StoppedError

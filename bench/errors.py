@@ -13,5 +13,9 @@ class EngineError(RuntimeError):
     """An engine cannot work at all; the message says why."""
 
 
+class LostProcessError(RuntimeError):
+    """Another process of the same run is gone; this one cannot go on either."""
+
+
 class StorageError(RuntimeError):
     """A file could not be written, as on a full disk; the message names it. What was there before is whole."""

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,7 @@ from bench import environment
 from bench.bounds import ceiling, chance_level
 from bench.checkpoint import Keeper, StoppedError, TimedOutError
 from bench.datasets.samples import ids_by_modality
-from bench.errors import StorageError
+from bench.errors import LostProcessError, StorageError
 from bench.paths import without_folders
 from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Outcome, RunRecord
@@ -23,6 +23,9 @@ from bench.seeding import generator_states, globally_seeded, role_seed, set_gene
 from bench.telemetry import DeviceWatch
 from bench.together import Member
 from bench.trainer import DivergedError, Trainer
+
+if TYPE_CHECKING:
+    from bench.ddp import Ranks
 
 
 def execute(
@@ -35,11 +38,14 @@ def execute(
     command: str | None = None,
     keeper: Keeper | None = None,
     member: Member | None = None,
+    ranks: Ranks | None = None,
 ) -> RunRecord:
-    """Carry out a run, from the state that `keeper` has of it where there is one, beside others where it is a `member`.
+    """Carry out a run, from the state that `keeper` has of it where there is one, beside others where it is a `member`,
+    by several processes where it has `ranks`.
 
     `on_start` is told the epochs it has behind it, `on_epoch` each one that follows. Raises only what is no result:
-    `StoppedError` where the run was asked to end early, `StorageError` where something could not be stored.
+    `StoppedError` where the run was asked to end early, `StorageError` where something could not be stored,
+    `LostProcessError` where one of its processes is gone.
     """
     trainer: Trainer | None = None
     outcome, failure, metrics = Outcome.OK, None, _Metrics()
@@ -47,17 +53,17 @@ def execute(
     try:
         with watch, globally_seeded(role_seed(run.seed, "optimizer")):
             generators = generator_states()
-            trainer = Trainer(run, device, data_dir, member)
+            trainer = Trainer(run, device, data_dir, member, ranks)
             if (state := keeper.restored(trainer.identity())) and _goes_on(trainer, state):
                 keeper.count(state["seconds"]["total"])
             elif state:
                 set_generator_states(generators)
-                trainer = Trainer(run, device, data_dir, member)
+                trainer = Trainer(run, device, data_dir, member, ranks)
             on_start(trainer.curve)
             for point in trainer.epochs(keeper):
                 on_epoch(point)
             metrics = _Metrics(trainer.curve[-1].metrics, *trainer.final_metrics())
-    except (StoppedError, StorageError):
+    except (StoppedError, StorageError, LostProcessError):
         raise
     except DivergedError as error:
         outcome, failure = Outcome.DIVERGED, error.failure

@@ -17,6 +17,7 @@ from bench.wording import counted
 CHECKPOINT_SECONDS = 60.0
 MOST_SECONDS = 1e9  # 30 years; the clock that ends hanging runs counts no further than ten times as long
 BATCH_RUNS = 8  # with fewer the operators' overhead weighs, with more the caches are too small; 1.4 GB for `mini`
+PARALLEL = ("runs", "ddp")
 ALL_OF_A_CLUSTER = 10_000  # workers at most: as many as its nodes have room for
 
 
@@ -28,6 +29,8 @@ class Placement(BaseModel):
     whose record is a failure, `repeat` all. A run is given up after `time_limit` seconds; its state is kept at the
     first epoch's end that comes `checkpoint_seconds` after the last time, and, where given, every `checkpoint_steps`
     steps. A worker takes up to `batch_runs` runs at once where they may share passes; no result depends on how many.
+    `parallel` is "runs" (a worker has runs for itself) or "ddp": `workers` processes share each batch of one run, as
+    `bench.ddp` has it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -36,6 +39,7 @@ class Placement(BaseModel):
     data_dir: Path | None = None
     engine: str = "local"
     address: str | None = None
+    parallel: str = "runs"
     workers: int = 1
     threads: int = 1
     command: str | None = None
@@ -47,6 +51,8 @@ class Placement(BaseModel):
     batch_runs: int = BATCH_RUNS
 
     def __str__(self) -> str:
+        if self.parallel == "ddp":
+            return f"runs of {self.workers} processes of {counted(self.threads, 'thread')} on {self.device}"
         most = "at most " if self.engine == "ray" else ""
         return f"{most}{counted(self.workers, 'worker')} of {counted(self.threads, 'thread')} on {self.device}"
 
@@ -58,6 +64,7 @@ class PlacementOptions(TypedDict, total=False):
     data_dir: str | Path | None
     engine: str | None
     address: str | None
+    parallel: str | None
     workers: int | None
     threads: int | None
     command: str | None
@@ -83,6 +90,10 @@ def placed(**options: Unpack[PlacementOptions]) -> Placement:
         if not least <= given.get(name, least) <= MOST_SECONDS:
             raise UsageError(f"{_option(name)} {given[name]:g}: allowed are {least:g} to {MOST_SECONDS:g} seconds")
     engine = given.setdefault("engine", "local")
+    if (parallel := given.get("parallel", "runs")) not in PARALLEL:
+        raise UsageError(f"--parallel {parallel!r}: allowed are {', '.join(PARALLEL)}")
+    if parallel == "ddp" and engine != "local":
+        raise UsageError(f"--parallel ddp: with --engine {engine} allowed is --parallel runs")
     engine_for(engine, given.get("address"))
     if engine == "local" or "device" not in given:  # whether a cluster has GPUs is for its engine to see
         given["device"] = usable_device(given.get("device"))
@@ -90,6 +101,8 @@ def placed(**options: Unpack[PlacementOptions]) -> Placement:
     if "time_limit" in given:  # of a run that has its worker for itself
         given.setdefault("batch_runs", 1)
     given.setdefault("workers", ALL_OF_A_CLUSTER if engine == "ray" else _default_workers(given["device"]))
+    if given.setdefault("parallel", "runs") == "ddp":
+        _require_room(given["device"], given["workers"])
     return Placement(data_dir=None if data is None else Path(data), **given)
 
 
@@ -109,6 +122,13 @@ def usable_device(name: str | None) -> str:
     if name not in present:
         raise UsageError(f"--device {name!r}: allowed here are {', '.join(present)}")
     return name
+
+
+def _require_room(device: str, processes: int) -> None:
+    """Raise `UsageError` where two processes of a run would have one GPU."""
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    if device != "cpu" and processes > gpus:
+        raise UsageError(f"--parallel ddp: --workers {processes} on {device}; allowed is at most one a GPU, so {gpus}")
 
 
 def _default_workers(device: str) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from bench.ddp import require_ddp, require_shares
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
@@ -82,9 +83,15 @@ class Basis:
 
         Raises `UsageError` for whatever would be found wrong only after runs had begun.
         """
+        ddp = self.placement.parallel == "ddp"
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
-        return _checked(self.protocol, self.placement.data_dir)
+            if ddp:
+                require_ddp(chosen.spec, self.protocol)
+        data = _checked(self.protocol, self.placement.data_dir)
+        if ddp:
+            require_shares(self.protocol, self.placement.workers, data.training_size)
+        return data
 
     def warnings(self, data: Dataset) -> tuple[str, ...]:
         """What a user should know of the data, and of the optimizers on the protocol's network."""
@@ -111,10 +118,10 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     )
     store = Store(basis.folder)
     missing = tuple(run for run in runs if store.why_missing(run.run_id, basis.placement))
+    fewer = {} if basis.placement.parallel == "ddp" else {"workers": min(basis.placement.workers, max(1, len(missing)))}
     return Plan(
         store=store, protocol=basis.protocol, runs=runs, missing=missing, warnings=basis.warnings(data),
-        placement=basis.placement.model_copy(
-            update={"workers": min(basis.placement.workers, max(1, len(missing)))}),
+        placement=basis.placement.model_copy(update=fewer),
     )  # fmt: skip
 
 
@@ -181,8 +188,9 @@ def run(
     `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`, `limit`
     (images or clips a split), `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry
     to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`,
-    `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises
-    `UsageError` where a value is not allowed; nothing is written then but decoded data in the cache.
+    `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds),
+    `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is written then but decoded data in
+    the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from bench.models.dropout import DropoutStream
 from bench.objective import pair_losses
 from bench.protocol import Protocol
 from bench.spec import Need
+
+if TYPE_CHECKING:
+    from bench.ddp import Ranks
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,7 +43,10 @@ class Evaluation:
 
 
 class OptimizerStep:
-    """Takes a run's steps. Nothing is read back from the device, unless the optimizer does or the precision is fp16."""
+    """Takes a run's steps. Nothing is read back from the device, unless the optimizer does or the precision is fp16.
+
+    With `ranks`, a batch is this process's share of the step's, and losses and gradients are the whole batch's.
+    """
 
     def __init__(
         self,
@@ -50,7 +56,9 @@ class OptimizerStep:
         dropout: DropoutStream,
         protocol: Protocol,
         device: torch.device,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
         self._optimizer, self._needs, self._model, self._dropout = optimizer, needs, model, dropout
         self._protocol, self._device = protocol, device
         self._parameters = list(model.parameters())  # walking the modules costs 0.4 ms a step
@@ -116,19 +124,29 @@ class OptimizerStep:
         self._optimizer.zero_grad(set_to_none=True)
         second_order = Need.SECOND_ORDER in self._needs
         with autocast(self._protocol, self._device), _twice_differentiable() if second_order else nullcontext():
-            embeddings = self._model(batch.inputs(), batch.masks(), self._dropout)
+            embeddings, match_N = self._embedded(batch)
         workload = self._protocol.workload
-        losses = pair_losses(embeddings, batch.match_N, temperature=workload.temperature,
+        losses = pair_losses(embeddings, match_N, temperature=workload.temperature,
                              multi_positive=workload.multi_positive)  # fmt: skip
         step_losses = torch.stack(list(losses.values()))
         self.last_losses = step_losses.detach()
         with _silent_about_the_cycle() if second_order else nullcontext():
             self._scaler.scale(step_losses.sum()).backward(create_graph=second_order)
+        if self._ranks is not None:
+            self._ranks.sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
         # A line search compares losses with slopes: with clipped gradients the two would belong to different functions.
         limit = float("inf") if Need.CLOSURE in self._needs else self._protocol.clip_norm or float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         return Evaluation(pairs=tuple(losses), losses=self.last_losses, gradient_norm=gradient_norm)
+
+    def _embedded(self, batch: Samples) -> tuple[dict[str, Tensor], Tensor]:
+        """Embeddings and match ids of the step's whole batch."""
+        ranks = self._ranks
+        if ranks is None:
+            return self._model(batch.inputs(), batch.masks(), self._dropout), batch.match_N
+        embeddings = self._model(batch.inputs(), batch.masks(), ranks.dropout(self._dropout, len(batch)))
+        return ranks.gathered(embeddings), ranks.gathered_ids(batch.match_N)
 
     def seconds(self) -> float:
         """Time the steps took beyond one forward and one backward pass each; waits for the device."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
+
+if TYPE_CHECKING:
+    from bench.ddp import Ranks
 
 EVALUATION_BATCH = 256
 
@@ -100,10 +103,18 @@ def _plain_attributes(optimizer: Optimizer) -> dict[str, Any]:
 
 
 class Trainer:
-    """One run from fresh weights to its record; holds what changes over the run's steps."""
+    """One run from fresh weights to its record; holds what changes over the run's steps.
+
+    With `ranks` it is one of the processes that carry out the run, each of which has a trainer.
+    """
 
     def __init__(
-        self, run: Run, device: torch.device, data_dir: Path | None = None, member: Member | None = None
+        self,
+        run: Run,
+        device: torch.device,
+        data_dir: Path | None = None,
+        member: Member | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
         self.run, self.protocol, self.device = run, protocol, device
@@ -115,6 +126,8 @@ class Trainer:
                 self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
+            if ranks is not None:
+                ranks.use_global_statistics(self.model)
             roled = roled_parameters(self.model, workload.roles())
             spec = _planned_entry(run)
             self.needs = spec.needs
@@ -123,8 +136,11 @@ class Trainer:
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
-            self.take_step = OptimizerStep(self.optimizer, spec.needs, self.model, self.dropout, protocol, device)
-        self._member = member if member is not None and joins(self) else None
+            self.take_step = OptimizerStep(
+                self.optimizer, spec.needs, self.model, self.dropout, protocol, device, ranks
+            )
+        self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
+        self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
         self.step = self.samples = self.epoch = 0
         self.totals: _EpochTotals | None = None  # of the epoch under way
@@ -159,7 +175,8 @@ class Trainer:
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):
             check()
-            batch = samples.take(order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size])
+            indices = order[i * self.protocol.batch_size : (i + 1) * self.protocol.batch_size]
+            batch = samples.take(indices if self._ranks is None else self._ranks.share(indices))
             evaluation = self._train_step(batch, watched=i == 0)
             totals = self.totals = self.totals or self._new_totals(evaluation.pairs)
             totals.pairs[i] = evaluation.losses
@@ -202,7 +219,7 @@ class Trainer:
         watch = self.updates.observe() if watched else nullcontext()
         evaluation = self.take_step(batch, self.step, watch, evaluation)
         self.step += 1
-        self.samples += len(batch)
+        self.samples += len(batch) * self._processes
         return evaluation
 
     def _switch_weights(self, *, training: bool) -> None:
@@ -349,7 +366,7 @@ class Trainer:
         here = environment.environment(self.device)
         return {"run_id": self.run.run_id, "device": self.device.type, "threads": here.threads,
                 "versions": here.versions,
-                "shared_passes": self._member is not None}  # fmt: skip
+                "shared_passes": self._member is not None, "processes": self._processes}  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """Everything a fresh trainer of this run needs to go on with the same bits, as plain data and tensors."""

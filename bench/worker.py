@@ -18,12 +18,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
 from bench.checkpoint import Checkpoints, Keeper, StoppedError
-from bench.errors import StorageError
+from bench.errors import LostProcessError, StorageError
 from bench.execution import execute
 from bench.executor import Shard
 from bench.plan import Run
@@ -31,12 +31,17 @@ from bench.record import FAILURES, CurvePoint, RunRecord
 from bench.store import Store
 from bench.together import Member, Together
 
+if TYPE_CHECKING:
+    from bench.ddp import Ranks
+
 Send = Callable[..., None]
 HANG_SECONDS = 30.0  # how long after its time limit a run that does not end by itself is killed, at most
 
 
-def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch.device) -> None:
-    """Carry out the runs of a shard and write their records.
+def carry_out(
+    shard: Shard, send: Send, stopping: threading.Event, device: torch.device, ranks: Ranks | None = None
+) -> None:
+    """Carry out the runs of a shard and write their records; with `ranks` as the first of several processes.
 
     Tells `send` what happens, by run: set_aside (its record, for some reason), started (after so many epochs), epoch
     (its curve point), and one of done, busy (another process holds the run) and stopped (asked to end early, its state
@@ -55,7 +60,7 @@ def carry_out(shard: Shard, send: Send, stopping: threading.Event, device: torch
             elif reason := store.why_missing(run.run_id, shard.placement):
                 if path := store.set_aside(run.run_id):
                     send(event="set_aside", run_id=run.run_id, reason=f"{reason}; kept as {path.name}")
-                _carry_out(run, shard, store, send, stopping, device, member)
+                _carry_out(run, shard, store, send, stopping, device, member, ranks)
             else:
                 send(event="done", run_id=run.run_id)
 
@@ -72,6 +77,7 @@ def _carry_out(
     stopping: threading.Event,
     device: torch.device,
     member: Member,
+    ranks: Ranks | None,
 ) -> None:
     placement, checkpoints = shard.placement, Checkpoints(store.run_dir(run.run_id))
     limit = placement.time_limit
@@ -90,17 +96,21 @@ def _carry_out(
 
     keeper = Keeper(
         checkpoints, seconds=placement.checkpoint_seconds, steps=placement.checkpoint_steps,
-        time_limit=limit, stopping=stopping.is_set,
+        time_limit=limit, stopping=stopping.is_set, ranks=ranks,
     )  # fmt: skip
+    if ranks is not None:
+        ranks.told(shard.model_dump_json())
     try:
         record = execute(run, device=device, data_dir=placement.data_dir, on_start=on_start, on_epoch=on_epoch,
-                         command=placement.command, keeper=keeper, member=member)  # fmt: skip
+                         command=placement.command, keeper=keeper, member=member, ranks=ranks)  # fmt: skip
     except StoppedError:
         send(event="stopped", run_id=run.run_id)
         return
     if not begun.is_set():
         store.start_curve(run.run_id)  # the one that is there is an earlier attempt's
     _finish(store, record, checkpoints)
+    if ranks is not None and not ranks.settled(failed=record.outcome in FAILURES):
+        raise LostProcessError(f"{run.run_id} has failed in its first process alone, for which the others wait")
     send(event="done", run_id=run.run_id)
 
 
@@ -136,11 +146,22 @@ def prepare_process(threads: int) -> None:
 
 def main() -> None:
     """Serve until standard input ends; the one argument is the number of threads."""
+    events = opened_events()
+    prepare_process(int(sys.argv[1]))
+    serve(events)
+
+
+def opened_events() -> IO[str]:
+    """Standard output for events alone, and signals as the driver expects them; before anything else is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the engine held it back until here
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
-    prepare_process(int(sys.argv[1]))
+    return events
+
+
+def serve(events: IO[str], ranks: Ranks | None = None) -> None:
+    """Carry out the shards that come on standard input."""
 
     def send(**event: Any) -> None:
         events.write(json.dumps(event) + "\n")
@@ -150,9 +171,11 @@ def main() -> None:
     for line in _shards_until_the_parent_dies(stopping):
         shard = Shard.model_validate_json(line)
         try:
-            carry_out(shard, send, stopping, torch.device(shard.placement.device))
+            carry_out(shard, send, stopping, torch.device(shard.placement.device), ranks)
         except StorageError as error:
             send(event="storage", reason=str(error))
+            if ranks is not None:
+                raise  # the others wait for this process in the middle of the run
 
 
 def _shards_until_the_parent_dies(stopping: threading.Event) -> Iterator[str]:
@@ -165,7 +188,7 @@ def _shards_until_the_parent_dies(stopping: threading.Event) -> Iterator[str]:
                 stopping.set()
             else:
                 lines.put(line)
-        os._exit(0)
+        os._exit(1)  # a fault to torchrun, which then ends the other processes of a run
 
     threading.Thread(target=read, daemon=True).start()
     while True:

@@ -53,6 +53,7 @@ _WHERE_AND_HOW = (
     click.option("--device", help="cpu, cuda (all GPUs) or cuda:N.  [default: cuda where present]"),
     click.option("--engine", help="local, or ray: a cluster of several machines.  [default: local]"),
     click.option("--address", help="Of the Ray cluster.  [default: RAY_ADDRESS, else this machine]"),
+    click.option("--parallel", help="runs: a worker a run, or ddp: all processes on one run.  [default: runs]"),
     click.option("--workers", type=int, help="Processes.  [default: one a core, one a GPU, or all of the cluster]"),
     click.option("--threads", type=int, help="Of each process; a result's last bits depend on it.  [default: 1]"),
     click.option("--batch-runs", type=_BatchRuns(), help="Small runs at once in a worker.  [default: auto]"),

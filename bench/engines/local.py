@@ -24,25 +24,30 @@ FALSE_STARTS = 5  # how many workers in a row may be killed before they are read
 
 
 class LocalEngine:
-    """As many processes on this machine as the placement has workers; what they print goes to `logs`."""
+    """As many processes on this machine as the placement has workers; what they print goes to `logs`.
+
+    Where processes share a run, all of them together are one worker.
+    """
 
     def __init__(self, placement: Placement, logs: Path, listener: Listener | None = None) -> None:
         self._listener = listener or Listener()
         self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         with storing(logs):
             logs.mkdir(parents=True, exist_ok=True)
-        gpus = gpus_in_sight(os.environ) if placement.device == "cuda" else []
+        ddp = placement.parallel == "ddp"
+        gpus = gpus_in_sight(os.environ) if placement.device == "cuda" and not ddp else []
+        command = ddp_command(placement) if ddp else worker_command(placement)
 
         def start(number: int) -> _Worker:
             environment = worker_environment(os.environ, placement.threads, gpus[number % len(gpus)] if gpus else None)
-            return _Worker(number, self._events, logs / f"worker-{number}.log", placement.threads, environment)
+            return _Worker(number, self._events, logs / f"worker-{number}.log", command, environment)
 
         self._start: Callable[[int], _Worker] = start
         self._stopping = False
         self._false_starts = 0  # in a row
         self._workers: list[_Worker] = []
         try:
-            for number in range(placement.workers):
+            for number in range(1 if ddp else placement.workers):
                 self._workers.append(start(number))
         except BaseException:
             self.close()
@@ -110,7 +115,7 @@ class _Worker:
     """One process, the shard it has and how its runs ended, and a thread that reads its events."""
 
     def __init__(
-        self, number: int, events: queue.Queue[Any], log: Path, threads: int, environment: Mapping[str, str]
+        self, number: int, events: queue.Queue[Any], log: Path, command: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         self.number, self.log, self.ready = number, log, False
         self.shard: Shard | None = None
@@ -120,7 +125,7 @@ class _Worker:
         try:
             with _interrupts_held_back():
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "bench.worker", str(threads)],
+                    command,
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._output, env=environment,
                 )  # fmt: skip
         except OSError as error:
@@ -173,8 +178,11 @@ class _Worker:
         """Kill the process where it still lives and close its files; returns its exit code."""
         self._process.kill()
         code = self._process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # before its output's end: processes that share a run end with their input
         self._reader.join()
-        for file in (self._process.stdin, self._process.stdout, self._output):
+        for file in (self._process.stdout, self._output):
             assert file is not None
             with contextlib.suppress(BrokenPipeError):
                 file.close()
@@ -190,6 +198,18 @@ class _Worker:
                         events.put((self, event))
         finally:
             events.put((self, None))
+
+
+def worker_command(placement: Placement) -> list[str]:
+    """What starts a worker; `-P`, as a user's folder may hold a module of any name."""
+    return [sys.executable, "-P", "-m", "bench.worker", str(placement.threads)]
+
+
+def ddp_command(placement: Placement) -> list[str]:
+    """What starts the processes of a run that share its batches: torchrun, on this machine alone, without log files."""
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+                "--nproc-per-node", str(placement.workers), "--log-dir", os.devnull, "--no-python"]  # fmt: skip
+    return [*torchrun, sys.executable, "-P", "-m", "bench.ddp_worker", str(placement.threads), placement.device]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def options(command: str) -> set[str]:
 def test_bench_has_the_options_of_the_page():
     known = {name for parameter in run_command.params for name in parameter.opts}
     found = commands("bench run")
-    assert len(found) == 4
+    assert len(found) == 5
     for command in found:
         assert options(command) <= known, command
     assert set(re.findall(r"(?m)^\| `(--[a-z]+)", PAGE)) <= known
