@@ -19,9 +19,9 @@ BASELINE := results/reference/mini.json
 baseline-check: $(VENV)/.test
 	$(BIN)/bench check --run --baseline $(BASELINE)
 
-# A Ray cluster of several nodes on this machine, one of which is lost: about two minutes.
+# A Ray cluster of several nodes on this machine, one of which is lost, and runs of several processes: three minutes.
 cluster-test: $(VENV)/.test
-	$(BIN)/pytest -m cluster tests/engines
+	$(BIN)/pytest -m cluster tests/engines tests/test_ddp.py
 
 # `kill -9` at random moments: about three minutes, and ten more with BENCH_KILLS=100.
 crash-test: $(VENV)/.test

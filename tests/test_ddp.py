@@ -28,6 +28,7 @@ from bench.record import CurvePoint, Outcome, RunRecord
 from bench.runner import prepare
 from bench.store import Store
 
+pytestmark = pytest.mark.cluster
 SUPPORT = Path(__file__).parent / "support"
 MARK = "BENCH_TEST_OF_DDP"  # an environment variable by which a test knows the processes that it has started
 
