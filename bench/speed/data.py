@@ -54,7 +54,7 @@ def measure(
     rounds: int,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> DataSpeeds:
-    """Time a batch of every form in interleaved rounds."""
+    """Time a batch of every form."""
     dataset, size = protocol.workload.build_dataset(data_dir, device), protocol.batch_size
     samples, steps = dataset.training(1, 0), dataset.training_size // protocol.batch_size
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).to(device)
@@ -68,17 +68,15 @@ def measure(
         for step in range(steps):
             own.take(order[step * size : (step + 1) * size])
 
-    calls: dict[str, tuple[Callable[[], object], int]] = {RESIDENT: (resident, 1), FRESH: (epoch, steps)}
-    whole = samples.take(order)
-    batches = _endless(loader(whole, size, NOISE))
-    calls[ITEMS] = (lambda: next(batches), 1)
-    found = interleaved({name: call for name, (call, _) in calls.items()}, rounds=rounds, device=device,
-                        on_round=on_round)  # fmt: skip
+    found = interleaved({RESIDENT: resident, FRESH: epoch}, rounds=rounds, device=device, on_round=on_round)
+    batches = _endless(loader(samples.take(order), size, NOISE))
+    # In rounds of their own: loader processes work ahead, beside whatever else is timed.
+    timings = found.timings | interleaved({ITEMS: lambda: next(batches)}, rounds=rounds, device=device).timings
     batches.close()
     forms = [
         Form(name=name, milliseconds=1e3 * t.median / count, low=1e3 * t.low / count, high=1e3 * t.high / count)
-        for name, (_, count) in calls.items()
-        for t in (found.timings[name],)
+        for name, t in timings.items()
+        for count in (steps if name == FRESH else 1,)
     ]
     return DataSpeeds(protocol=protocol.name, batch_size=size, forms=tuple(forms), conditions=conditions(device, found))
 

@@ -13,6 +13,7 @@ def measured_table(title: str, first: str, *headings: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.min_width = len(title) + 1  # which would wrap otherwise
     table.add_column(first)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
