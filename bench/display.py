@@ -83,7 +83,10 @@ class PlainLines(_Telling, AbstractContextManager["PlainLines"]):
 
 
 class LiveView(_Telling, AbstractContextManager["LiveView"]):
-    """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1."""
+    """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1.
+
+    Of several runs at once in a worker, it is the one that was heard of last, with the number of the others.
+    """
 
     def __init__(self, plan: Announced, console: Console) -> None:
         self._plan, self._console, self._done = plan, console, 0
@@ -97,6 +100,7 @@ class LiveView(_Telling, AbstractContextManager["LiveView"]):
         self._live = Live(Group(self._overall, self._rows), console=console, refresh_per_second=4, transient=True)
         self._total = self._overall.add_task("", total=max(1, len(plan.missing) * plan.protocol.epochs))
         self._workers: dict[int, TaskID] = {}
+        self._together: dict[int, set[str]] = {}  # the runs under way in each
         self._show()
 
     def __enter__(self) -> LiveView:
@@ -118,13 +122,18 @@ class LiveView(_Telling, AbstractContextManager["LiveView"]):
         if progress.run_id not in self._names:
             self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in self._plan.missing}
         name = escape(self._names.get(progress.run_id, progress.run_id))
-        text = f"{name:<28} epoch {point.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}"
+        together = self._together.setdefault(progress.worker, set())
+        together.add(progress.run_id)
+        others = f" +{len(together) - 1} more" if len(together) > 1 else ""
+        text = f"{name:<28} epoch {point.epoch:>3}/{self._plan.protocol.epochs}   loss {loss}{quality}{others}"
         self._rows.update(self._workers[progress.worker], description=text)
         self._epochs[progress.run_id] = point.epoch
         self._show()
 
     def run_done(self, record: RunRecord) -> None:
         self._done += 1
+        for together in self._together.values():
+            together.discard(record.run_id)
         self._epochs[record.run_id] = self._plan.protocol.epochs
         self._show()
         if record.outcome is not Outcome.OK:

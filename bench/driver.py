@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -135,7 +136,8 @@ class _Drive(Listener):
                 self._again.append(run)
                 break
             found.append(run)
-        own = max(-(-len(found) // workers), min(-(-most // 2), -(-len(found) // (workers - busy))))
+        waiting = max(1, workers - busy)  # nodes of a cluster may just have been lost
+        own = max(math.ceil(len(found) / workers), min(math.ceil(most / 2), math.ceil(len(found) / waiting)))
         self._again.extendleft(reversed(found[own:]))
         return found[:own]
 

@@ -13,7 +13,7 @@ from bench import bank
 from bench.bank import joins, runs_at_once
 from bench.checkpoint import Checkpoints, Keeper, StoppedError
 from bench.datasets.samples import Samples
-from bench.driver import Listed, Watcher, drive
+from bench.driver import Listed, Watcher, _Drive, drive
 from bench.errors import StorageError
 from bench.execution import execute
 from bench.executor import Done, Shard
@@ -325,6 +325,19 @@ def test_runs_are_shared_out_evenly_and_those_that_work_alone_go_alone(tiny: Pro
     assert engine.shards[:2] == [["sgd0", "adamw0"], ["sgd1"]]  # of three that may go together, for two workers
     one_by_one = drive_all(short, tmp_path / "other", slots=2, batch_runs=1)
     assert {len(shard) for shard in one_by_one.shards} == {1}
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "busy", "taken"),
+    [(16, 2, 0, 8), (8, 2, 0, 4), (4, 2, 1, 4), (8, 2, 1, 4), (4, 2, 0, 2), (3, 64, 0, 1), (40, 1, 0, 8), (2, 2, 2, 2)],
+)
+def test_a_worker_takes_what_leaves_none_idle(
+    tiny: Protocol, tmp_path: Path, count: int, workers: int, busy: int, taken: int
+):
+    """As many as the others get; with nobody else waiting, no less than half of what may go together."""
+    runs = [run_of(tiny, seed=seed) for seed in range(count)]
+    driver = _Drive(Listed(runs), Store(tmp_path), placed(device="cpu", workers=workers, batch_runs=8), Watcher())
+    assert [run.seed for run in driver._take(workers, busy)] == list(range(taken))
 
 
 def test_a_run_that_kills_its_worker_is_found_among_those_beside_it(tiny: Protocol, tmp_path: Path):

@@ -72,3 +72,18 @@ def test_live_view_has_a_row_a_worker_and_counts_runs(plan: Plan):
     assert "epoch   1/2   loss 2.000   R@1   1.0 %" in text
     assert "loss not finite" in text
     assert "adamw seed 0: diverged: loss is nan [1/2]" in text
+
+
+def test_live_view_counts_the_runs_that_a_worker_has_at_once(plan: Plan):
+    place, stream = console(True)
+    with LiveView(plan, place) as watcher:
+        for run in plan.runs:
+            watcher.epoch_done(Progress(worker=0, run_id=run.run_id, point=make_point(1, 2.0, avg_r1=1.0)))
+        watcher._live.refresh()
+        shown = stream.getvalue()
+        watcher.run_done(make_record(plan, 1, Outcome.OK))
+        watcher.epoch_done(Progress(worker=0, run_id=plan.runs[0].run_id, point=make_point(2, 1.5, avg_r1=1.0)))
+        watcher._live.refresh()
+    (line,) = {line.rstrip() for line in shown.splitlines() if "adamw s0" in line}
+    assert line.endswith("+1 more") and len(line) <= 80
+    assert "loss 1.500   R@1   1.0 % +" not in stream.getvalue()

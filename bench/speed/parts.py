@@ -68,14 +68,17 @@ class _Watch:
         ]  # fmt: skip
         with ExitStack() as stack:
             for owner, name, part in places:
-                original = getattr(owner, name)
-                setattr(owner, name, self.timed(part, original))
-                stack.callback(setattr, owner, name, original)
+                own = vars(owner).get(name)
+                setattr(owner, name, self.timed(part, getattr(owner, name)))
+                if own is None:  # inherited
+                    stack.callback(delattr, owner, name)
+                else:
+                    stack.callback(setattr, owner, name, own)
             yield
 
 
-def time_by_part(protocol: Protocol, data_dir: Path | None, device: torch.device) -> tuple[dict[str, float], int, int]:
-    """Seconds a run-step by part, of AdamW's runs as a worker carries them out; their number at once, and steps each.
+def time_by_part(protocol: Protocol, data_dir: Path | None, device: torch.device) -> tuple[dict[str, float], int]:
+    """Seconds a run's step by part, of AdamW's runs as a worker carries them out, and their number at once.
 
     `harness` is the rest: everything between the first run's start and the last one's end that is none of the parts.
     """
@@ -98,9 +101,9 @@ def time_by_part(protocol: Protocol, data_dir: Path | None, device: torch.device
         dataset = trainer.resident_dataset(protocol.workload.model_dump_json(), data_dir, str(device))
         with watch.on(torch.optim.AdamW, type(dataset)):
             carry_out(Shard(runs=tuple(runs), study=plan.store.path, placement=place), send, threading.Event(), device)
-        (record, *_) = (Store(plan.store.path).read_record(run.run_id) for run in runs)
+        record = Store(plan.store.path).read_record(runs[0].run_id)
     assert record is not None
     steps = record.steps * len(runs)
     seconds = {part: value / steps for part, value in watch.seconds.items()}
     seconds["harness"] = (ended[-1] - began[-1]) / steps - sum(seconds.values())
-    return seconds, len(runs), record.steps
+    return seconds, len(runs)

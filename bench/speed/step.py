@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,7 @@ def measure(
     calls = {" ".join(key): candidate.call for key, candidate in candidates.items()}
     found = interleaved(calls, rounds=rounds, device=device, on_round=on_round)
     here = conditions(device, found)
-    parts, runs, _ = time_by_part(shortened(protocol, PART_STEPS, PART_EPOCHS), data_dir, device)
+    parts, runs = time_by_part(shortened(protocol, PART_STEPS, PART_EPOCHS), data_dir, device)
     forms = tuple(_form(key, candidates, costs[key], found, here) for key in candidates if key[0] != WITHOUT_DROPOUT)
     return StepSpeeds(
         protocol=protocol.name, batch_size=protocol.batch_size, forms=forms, dropout_share=_dropout_shares(found),
@@ -111,11 +112,10 @@ def _candidates(
     found = {}
     for dtype, name in NAMES.items():
         for form, dropout in ((OURS, stream), (WITHOUT_DROPOUT, NoDropout())):
-            loss = lambda dropout=dropout, dtype=dtype: _loss(protocol, network, batch, dropout, dtype)  # noqa: E731
-            found[form, name] = _Candidate(call=lambda loss=loss: _gradients(network, loss()))
-        found[STRAIGHTFORWARD, name] = _Candidate(
-            call=lambda dtype=dtype: _gradients(network, losses_of(network, batch, protocol, dtype))
-        )
+            loss = partial(_loss, protocol, network, batch, dropout, dtype)
+            found[form, name] = _Candidate(call=partial(_gradients, network, loss))
+        plain = partial(losses_of, network, batch, protocol, dtype)
+        found[STRAIGHTFORWARD, name] = _Candidate(call=partial(_gradients, network, plain))
         found |= {(f"bank of {K}", name): _bank(protocol, network, batch, K, dtype) for K in BANKS}
     return dict(sorted(found.items(), key=lambda item: (item[0][1] != "float32", item[0][0] != STRAIGHTFORWARD)))
 
@@ -134,10 +134,10 @@ def _loss(
     return torch.stack(list(losses.values())).sum()
 
 
-def _gradients(network: MultiModalMemoryNetwork, loss: Tensor) -> None:
+def _gradients(network: MultiModalMemoryNetwork, loss: Callable[[], Tensor]) -> None:
     for parameter in network.parameters():
         parameter.grad = None
-    loss.backward()
+    loss().backward()
 
 
 def _bank(
@@ -224,8 +224,3 @@ def legend(speeds: StepSpeeds) -> str:
         "none of the others, evaluation what each epoch's end costs a step.",
         str(speeds.conditions),
     ])  # fmt: skip
-
-
-def form_named(forms: Sequence[Form], name: str, dtype: str) -> Form:
-    """One of the forms."""
-    return next(form for form in forms if (form.name, form.dtype) == (name, dtype))
