@@ -224,7 +224,10 @@ def test_the_switch_turns_the_scheme_and_is_remembered(browser, report: Path):
         switch.click()
         dark = visit.style("body", "backgroundColor")
         assert dark != light and switch.get_attribute("aria-pressed") == "true"
-        visit.page.reload()
+        for _ in range(20):  # the browser writes what a page keeps a moment later, to a file
+            visit.page.reload()
+            if visit.style("body", "backgroundColor") == dark:
+                break
         assert visit.style("body", "backgroundColor") == dark
         visit.page.emulate_media(media="print")
         assert visit.style("body", "color") == "rgb(31, 35, 40)"
