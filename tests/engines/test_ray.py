@@ -164,7 +164,7 @@ def test_a_node_that_is_lost_in_mid_study_loses_no_run(
             machines.lose_one()
 
     log = Log(lose_its_node)
-    plan = machines.plan(OPTIMIZERS, protocol=longer, results=tmp_path, workers=3, checkpoint_seconds=0.0)
+    plan = machines.plan(OPTIMIZERS, protocol=longer, results=tmp_path, workers=3, checkpoint_seconds=0.0, batch_runs=1)
     study = carry_out(plan, log)
     assert contents(study) == expected
     assert len(machines) == 2, "no node was removed"
@@ -240,7 +240,7 @@ def test_a_worker_that_dies_costs_one_retry_and_then_an_outcome(
         plugins.append(f"{name}.py:Mine")
     monkeypatch.chdir(tmp_path)
     log = Log()
-    plan = machines.plan(plugins, protocol=tiny, seeds=1, results=tmp_path, workers=2)
+    plan = machines.plan(plugins, protocol=tiny, seeds=1, results=tmp_path, workers=2, batch_runs=1)
     records = {r.optimizer: r for r in carry_out(plan, log).records}
     assert log.retries == ["Ray's SYSTEM_ERROR"] * 2
     assert records["once.py:Mine"].outcome is Outcome.OK
