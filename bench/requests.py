@@ -60,7 +60,7 @@ def write_request(store: Store, runs: Sequence[Run], command: str | None, *, rac
     by_protocol: dict[str, list[Run]] = {}
     for run in runs:
         by_protocol.setdefault(run.protocol.hash, []).append(run)
-    requested = datetime.now(UTC).isoformat(timespec="milliseconds")
+    requested = datetime.now(UTC).isoformat(timespec="microseconds")
     for protocol_hash, own in by_protocol.items():
         request = StudyRequest(
             protocol=ProtocolName(name=own[0].protocol.name, hash=protocol_hash), command=command, requested=requested,
