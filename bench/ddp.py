@@ -40,6 +40,8 @@ def require_ddp(spec: OptimizerSpec, protocol: Protocol) -> None:
     if alone := sorted(ONE_PROCESS & spec.needs):
         raise UsageError(f"--parallel ddp: optimizer {spec.name} has the need {' and '.join(alone)}; allowed are those "
                          "without, and --parallel runs")  # fmt: skip
+    if on := protocol.techniques.on:
+        raise UsageError(f"--parallel ddp: techniques {', '.join(on)}; allowed are none, and --parallel runs")
     if protocol.precision == "fp16":
         raise UsageError("--parallel ddp: precision is 'fp16'; allowed are 'float32' and 'bf16', and --parallel runs")
 
