@@ -159,7 +159,7 @@ class OptimizerStep:
         with autocast(self._protocol, self._device), _twice_differentiable() if second_order else nullcontext():
             embeddings = self._embedded(batch)
             losses = self._objective.of_samples(self._model, batch, embeddings, self._dropout)
-        targets = self._targets(given)
+            targets = self._targets(given)
         losses = self._objective.of_batch(embeddings, targets) | losses
         step_losses = torch.stack(list(losses.values()))
         self.last_losses = step_losses.detach()
@@ -179,7 +179,9 @@ class OptimizerStep:
         """What belongs together in the step's whole batch."""
         ids = given.batch.match_N, given.batch.label_N
         match_B, label_B = ids if self._ranks is None else map(self._ranks.gathered_ids, ids)
-        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed)
+        text_B, teacher = self._objective.text_ids(given.batch), self._objective.taught(given.batch)
+        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed, text_B=text_B,
+                       teacher=teacher)  # fmt: skip
 
     def seconds(self) -> float:
         """Time the steps took beyond one forward and one backward pass each; waits for the device."""
