@@ -63,6 +63,15 @@ class Protocol(BaseModel):
             raise ValueError(f"warmup is {self.warmup} and schedule one_cycle rises itself; allowed with it is 0")
         return self
 
+    @model_validator(mode="after")
+    def _all_epochs_in_stages(self) -> Protocol:
+        if self.techniques.stages is not None:
+            epochs = [stage.epochs for stage in self.techniques.stages.stages]
+            if sum(epochs) != self.epochs:
+                told = " + ".join(map(str, epochs))
+                raise ValueError(f"stages have {told} epochs, the protocol {self.epochs}; allowed are equal sums")
+        return self
+
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
         content = self.model_dump(mode="json", exclude=NOT_HASHED)

@@ -38,7 +38,9 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.checkpointing import checkpoint_encoders
 from bench.techniques.objective import Objective
+from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
@@ -134,11 +136,14 @@ class Trainer:
             own = self.objective.roled_parameters()
             # What is trained: names of the network's parameters alone where the loss has none.
             trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
+            roled = [*roled_parameters(self.model, workload.roles()), *own]
+            techniques = protocol.techniques
+            self.stages = StageSwitch(techniques.stages, self.model, roled) if techniques.stages else None
+            if techniques.checkpointing is not None:
+                checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer: Optimizer = spec.build(
-                [*roled_parameters(self.model, workload.roles()), *own], run.hyperparameters
-            )
+            self.optimizer: Optimizer = spec.build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(trained)
             self.divergence = DivergenceWatch(trained, protocol)
@@ -179,6 +184,8 @@ class Trainer:
         """
         self.model.train()
         self.objective.train()
+        if self.stages is not None:
+            self.stages.enter(self.epoch + 1)
         self._switch_weights(training=True)
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):

@@ -117,6 +117,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor | None, dropout: Dropout) -> Tensor:
         """[B, E]; `mask_BL` is True at real tokens. A row without any token encodes to the norm's bias."""
+        dropout = dropout if self.training else NO_DROPOUT  # an encoder that stands still drops nothing
         x_BLE = dropout(self.embedding(text_BL) + self.positions_embedding.weight[: text_BL.shape[1]])
         score_mask = None
         if mask_BL is not None:
@@ -148,6 +149,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image_B3HW: Tensor, dropout: Dropout) -> Tensor:
         """[B, D]."""
+        dropout = dropout if self.training else NO_DROPOUT
         B, P = len(image_B3HW), self.patches.kernel_size[0]
         # A convolution of stride P is one matrix product over the pixels of each patch.
         grid = image_B3HW.unflatten(3, (-1, P)).unflatten(2, (-1, P))  # [B, 3, rows, P, columns, P]
@@ -175,6 +177,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, audio_B1FT: Tensor, mask_BT: Tensor | None, dropout: Dropout) -> Tensor:
         """[B, D]; `mask_BT` is True at real frames: the average leaves out places centred on padding."""
+        dropout = dropout if self.training else NO_DROPOUT
         x = audio_B1FT
         for convolution, batch_norm in zip(self.convolutions, self.norms, strict=True):
             x = dropout.channels(F.relu(batch_norm(at_least_float32(convolution(x)))))

@@ -8,4 +8,6 @@ queue.py         embeddings of earlier steps
 teacher.py       a network of stored weights to learn from
 targets.py       what belongs together in a batch
 objective.py     the loss of a step, and what it keeps from step to step
+accumulation.py  a batch in parts; checkpointing.py  activations computed again; stages.py  what stands still when
+fit.py           whether techniques suit optimizers, network and data, before anything runs
 """

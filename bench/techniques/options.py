@@ -6,6 +6,7 @@ A technique that is on is part of the protocol's hash. `TECHNIQUES` says of each
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,21 +156,37 @@ class Checkpointing(_Options):
 
 
 class Stage(_Options):
-    """Some epochs of training in which the parameters that match `freeze` stand still.
+    """Some epochs of training in which the parameters that a pattern of `freeze` is found in stand still.
 
-    `rates` multiplies the learning rate of parameters whose name a pattern is found in.
+    `rates` multiplies the learning rate of those that a pattern is found in; the first that is found holds.
     """
 
     epochs: int = Field(ge=1)
     freeze: tuple[str, ...] = ()
-    rates: dict[str, float] = Field(default_factory=dict)
-    hard_negatives: HardNegatives | None = None
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Stage:
+        for pattern in (*self.freeze, *self.rates):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return self
 
 
 class Stages(_Options):
     """Training in stages, one after the other; their epochs sum to the protocol's."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    def at(self, epoch: int) -> Stage:
+        """The stage of an epoch, counted from 1."""
+        for stage in self.stages:
+            if epoch <= stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise ValueError(f"epoch {epoch} is after the last stage")
 
 
 class TestTimeTraining(_Options):

@@ -100,11 +100,9 @@ class PairLosses(nn.Module):
 
     def _hard_negatives(self, progress: float) -> HardNegatives | None:
         """What counts at a run's `progress`: the present stage's where it has some, else the protocol's."""
-        found, last = self._techniques.hard_negatives, 0
-        for stage in self._techniques.stages.stages if self._techniques.stages else ():
-            first, last = last, last + stage.epochs
-            if first <= round(progress * self._epochs) < last and stage.hard_negatives is not None:
-                found = stage.hard_negatives
+        found, stages = self._techniques.hard_negatives, self._techniques.stages
+        if stages is not None:
+            found = stages.at(1 + round(progress * self._epochs)).hard_negatives or found
         return found if found is not None and progress >= found.from_progress else None
 
     def _items(self, embeddings: Mapping[str, Tensor], targets: Targets) -> dict[str, Items]:
