@@ -250,7 +250,7 @@ _EXCLUSIVE = (
 # With one of these the lowest loss is not that of the plain objective.
 CHANGES_THE_LOSS = frozenset({
     "learned_temperature", "reconstruction", "queue", "hard_negatives", "supervised", "multi_positive", "siglip",
-    "classification", "distillation", "language_model", "mixup", "semantic_groups", "stages",
+    "classification", "distillation", "language_model", "mixup", "semantic_groups",
 })  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({

@@ -42,7 +42,7 @@ class PairLosses(nn.Module):
     def __init__(self, protocol: Protocol, width: int) -> None:
         super().__init__()
         on = self._techniques = protocol.techniques
-        self._temperature, self._epochs = protocol.workload.temperature, protocol.epochs
+        self._temperature = protocol.workload.temperature
         self._kinds = _positives(on, multi_positive=protocol.workload.multi_positive)
         # What an earlier item must not share to be a negative: the item itself, and whatever makes a positive.
         self._things = tuple(dict.fromkeys(("match", *(kind for kind in self._kinds if kind != "place"))))
@@ -75,7 +75,9 @@ class PairLosses(nn.Module):
             return pair_losses(embeddings, targets.match_B, temperature=self._temperature,
                                multi_positive=self._kinds == ("match",))  # fmt: skip
         items = self._items(embeddings, targets)
-        hard, share = self._hard_negatives(targets.progress), 1.0 if targets.mixed is None else targets.mixed.share
+        hard, share = self._techniques.hard_negatives, 1.0 if targets.mixed is None else targets.mixed.share
+        if hard is not None and targets.progress < hard.from_progress:
+            hard = None
         names = [name for name in PAIR_ORDER if name in items]
         return {f"{a}_{b}": mean_of_directions(items[a], items[b], lambda seen: self._loss(seen, hard), share)
                 for a, b in combinations(names, 2)}  # fmt: skip
@@ -97,13 +99,6 @@ class PairLosses(nn.Module):
         if on.learned_temperature is None and on.siglip is None:
             return 1 / self._temperature
         return self.log_scale.clamp(max=self._log_limit).exp()
-
-    def _hard_negatives(self, progress: float) -> HardNegatives | None:
-        """What counts at a run's `progress`: the present stage's where it has some, else the protocol's."""
-        found, stages = self._techniques.hard_negatives, self._techniques.stages
-        if stages is not None:
-            found = stages.at(1 + round(progress * self._epochs)).hard_negatives or found
-        return found if found is not None and progress >= found.from_progress else None
 
     def _items(self, embeddings: Mapping[str, Tensor], targets: Targets) -> dict[str, Items]:
         """The modalities of a batch, images with the ids of both sides where they are mixed."""
@@ -134,8 +129,7 @@ class PairLosses(nn.Module):
 def _changes_pairs(on: Techniques) -> bool:
     """Whether the loss of a pair is another than that of `bench.objective`."""
     own = (on.learned_temperature, on.queue, on.hard_negatives, on.supervised, on.multi_positive, on.siglip)
-    of_stages = [stage.hard_negatives for stage in on.stages.stages] if on.stages else []
-    return any(each is not None for each in (*own, *of_stages))
+    return any(each is not None for each in own)
 
 
 def _positives(on: Techniques, *, multi_positive: bool) -> tuple[str, ...]:
