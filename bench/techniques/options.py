@@ -241,7 +241,7 @@ class Techniques(_Options):
 
 
 _EXCLUSIVE = (
-    ("supervised", "multi_positive"),
+    ("supervised", "multi_positive", "siglip"),
     ("learned_temperature", "siglip"),
     ("siglip", "queue"),
     ("siglip", "hard_negatives"),
