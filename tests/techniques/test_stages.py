@@ -1,5 +1,6 @@
 """Training in stages: what stands still, what learns slower, what is refused."""
 
+import contextlib
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from bench.checkpoint import Checkpoints, Keeper, StoppedError
 from bench.errors import UsageError
 from bench.execution import execute
+from bench.models.multimodal_memory import MultiModalMemoryNetwork
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.protocols import changed
@@ -56,8 +58,10 @@ def test_a_frozen_encoder_drops_nothing_and_keeps_its_statistics(tiny: Protocol)
     trainer.train(1)
     batch = trainer.dataset.held_out("test").take(slice(0, 4))
     trainer.dropout.start_step(0)
-    assert not trainer.model.audio_encoder.training and trainer.model.image_encoder.training
-    twice = [trainer.model.text_encoder(batch.text_NL, None, trainer.dropout) for _ in range(2)]
+    network = trainer.model
+    assert isinstance(network, MultiModalMemoryNetwork)
+    assert not network.audio_encoder.training and network.image_encoder.training
+    twice = [network.text_encoder(batch.text_NL, None, trainer.dropout) for _ in range(2)]
     assert torch.equal(*twice)
 
 
@@ -90,15 +94,12 @@ def test_the_rate_of_each_stage_holds_in_its_epochs(tiny: Protocol):
 def test_a_run_in_stages_goes_on_with_the_same_bits(tiny: Protocol, tmp_path, name: str):
     protocol = staged(tiny, {"epochs": 1, "freeze": ENCODERS, "rates": {"image": 0.5}}, {"epochs": 1})
     whole = execute(run_of(protocol, name), device=CPU)
-    checkpoints, stopped = Checkpoints(tmp_path), True
-    while stopped:
+    record = None
+    while record is None:
         asked = iter([False, True])
-        try:
-            keeper = Keeper(checkpoints, steps=1, stopping=lambda a=asked: next(a, True))
+        keeper = Keeper(Checkpoints(tmp_path), steps=1, stopping=lambda a=asked: next(a, True))
+        with contextlib.suppress(StoppedError):
             record = execute(run_of(protocol, name), device=CPU, keeper=keeper)
-            stopped = False
-        except StoppedError:
-            pass
     assert (record.metrics, record.loss) == (whole.metrics, whole.loss)
 
 
