@@ -96,7 +96,7 @@ def logits(seen: Rows, scale: Tensor | float, hard_BC: Tensor | None = None, fac
     """Cosines times `scale`, −∞ where left out; in a softmax a hard column counts `factor` times."""
     logits_BC = seen.cosine_BC * scale
     if hard_BC is not None:
-        logits_BC = logits_BC + log(factor) * hard_BC
+        logits_BC = torch.where(hard_BC, logits_BC + log(factor), logits_BC)
     return logits_BC if seen.left_out_BC is None else logits_BC.masked_fill(seen.left_out_BC, -torch.inf)
 
 
