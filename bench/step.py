@@ -194,7 +194,11 @@ class OptimizerStep:
         """What belongs together in the step's whole batch."""
         ids = given.batch.match_N, given.batch.label_N
         match_B, label_B = ids if self._ranks is None else map(self._ranks.gathered_ids, ids)
-        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed)
+        text_B = self._objective.text_ids(given.batch)
+        with autocast(self._protocol, self._device):
+            teacher = self._objective.taught(given.batch)
+        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed, text_B=text_B,
+                       teacher=teacher)  # fmt: skip
 
     def seconds(self) -> float:
         """Time the steps took beyond one forward and one backward pass each; waits for the device."""

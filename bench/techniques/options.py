@@ -5,7 +5,9 @@ A technique that is on is part of the protocol's hash. `TECHNIQUES` says of each
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -53,7 +55,9 @@ class Supervised(_Options):
 
 
 class MultiPositive(_Options):
-    """All samples of one match id are positives: captions of one image, equal texts."""
+    """Samples that are equal in one of `equal` are positives: captions of one image (match), texts, labels."""
+
+    equal: tuple[Literal["match", "text", "label"], ...] = Field(default=("match",), min_length=1)
 
 
 class SigLIP(_Options):
@@ -64,18 +68,32 @@ class SigLIP(_Options):
 
 
 class Classification(_Options):
-    """Cross-entropy of the label by a linear head on each embedding, + `contrastive_weight` · the contrastive loss."""
+    """Cross-entropy of the label by one linear head for all modalities, + `contrastive_weight` · the pairs' losses."""
 
     contrastive_weight: float = Field(default=0.3, ge=0)
 
 
 class Distillation(_Options):
-    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is the file of stored weights."""
+    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is a file of `bench run --save-best`.
+
+    What the file holds, `sha256`, is part of a protocol's hash, and where it lies is not.
+    """
 
     teacher: str
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     temperature: float = Field(default=2.0, gt=0)
     alpha: Share = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_file(cls, content: Any) -> Any:
+        """Where there is no digest yet, that of the file as it is now."""
+        if not isinstance(content, dict) or content.get("sha256") or not isinstance(content.get("teacher"), str):
+            return content
+        try:
+            return {**content, "sha256": hashlib.sha256(Path(content["teacher"]).read_bytes()).hexdigest()}
+        except OSError as error:
+            raise ValueError(f"teacher {content['teacher']}: {error.strerror or error}") from None
 
 
 class ImageAugmentation(_Options):
@@ -219,7 +237,7 @@ class Techniques(_Options):
 
     def hashed(self) -> dict[str, Any]:
         """What a protocol's hash covers: those that are on."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude={"distillation": {"teacher"}})
 
 
 _EXCLUSIVE = (
@@ -227,9 +245,13 @@ _EXCLUSIVE = (
     ("learned_temperature", "siglip"),
     ("siglip", "queue"),
     ("siglip", "hard_negatives"),
-    ("siglip", "mixup"),
     ("curriculum", "semantic_groups"),
 )
+# With one of these the lowest loss is not that of the plain objective.
+CHANGES_THE_LOSS = frozenset({
+    "learned_temperature", "reconstruction", "queue", "hard_negatives", "supervised", "multi_positive", "siglip",
+    "classification", "distillation", "language_model", "mixup", "semantic_groups",
+})  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({
     "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "test_time_training",
