@@ -155,7 +155,8 @@ def test_what_it_learns_and_keeps_goes_on_with_the_same_bits(few: Protocol, tmp_
 def test_a_batch_in_parts_teaches_the_same(few: Protocol):
     """Text and image, so that nothing but the loss mixes samples; the second step sees what the first put away."""
     few = changed(few, {"workload": {"modalities": ["text", "image"]}}, "test")
-    techniques, states = [*ALL, "hard_negatives.strategy=hardest"], []
+    techniques = [*(each for each in ALL if each != "reconstruction"), "hard_negatives.strategy=hardest"]
+    states = []
     for more in ([], ["accumulation.micro_batches=3"]):
         trainer = Trainer(run_of(with_techniques(few, [*techniques, *more]), "sgd"), CPU)
         trainer.train(2)
