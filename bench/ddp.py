@@ -40,6 +40,9 @@ def require_ddp(spec: OptimizerSpec, protocol: Protocol) -> None:
     if alone := sorted(ONE_PROCESS & spec.needs):
         raise UsageError(f"--parallel ddp: optimizer {spec.name} has the need {' and '.join(alone)}; allowed are those "
                          "without, and --parallel runs")  # fmt: skip
+    if protocol.workload.model_reads_files:
+        raise UsageError("--parallel ddp: the network is made of your files, whose own dropout and batch norm know one "
+                         "process; allowed is --parallel runs")  # fmt: skip
     if protocol.precision == "fp16":
         raise UsageError("--parallel ddp: precision is 'fp16'; allowed are 'float32' and 'bf16', and --parallel runs")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
 from bench.schedule import Schedule
 from bench.workload import Workload
@@ -46,16 +47,38 @@ class Protocol(BaseModel):
     )
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
+    rate_multipliers: dict[str, float] = Field(
+        default_factory=dict, description="factors on the learning rate of the parameters whose names match a pattern"
+    )
     diverged_loss_factor: float = Field(default=10.0, gt=1)
     diverged_norm_factor: float = Field(default=1e4, gt=1)
     seeds: int = Field(default=5, ge=1)
     rates: Literal["default", "documents"] = "default"
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
 
+    @field_validator("rate_multipliers")
+    @classmethod
+    def _patterns(cls, multipliers: dict[str, float]) -> dict[str, float]:
+        for pattern, factor in multipliers.items():
+            if factor <= 0:
+                raise ValueError(f"{pattern!r} is {factor}; allowed are numbers > 0, and frozen parameters")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return multipliers
+
     def canonical_json(self) -> str:
-        """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
+        """The hashed content: sorted keys, no spaces, names and counts of seeds left out.
+
+        So are options that came later, where they are off: a protocol without them keeps its hash.
+        """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
+        content["rate_multipliers"] = list(self.rate_multipliers.items())  # the first that matches holds
+        for place, option in ((content, "rate_multipliers"), (content["workload"], "model_reads_files")):
+            if not place[option]:
+                del place[option]
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

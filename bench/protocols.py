@@ -175,7 +175,7 @@ def _reset(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     if changes.get("dataset", base["dataset"]) != base["dataset"]:
         reset = {"name": str(changes["dataset"]), "title": "own data", "dataset_options": {}, "reads_files": False}
     if changes.get("model", base["model"]) != base["model"]:
-        reset["model_options"] = {}
+        reset |= {"model_options": {}, "model_reads_files": False}
     return reset
 
 

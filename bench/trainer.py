@@ -7,17 +7,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from bench import environment
+from bench import environment, multipliers
 from bench.bank import joins
 from bench.checkpoint import Keeper
 from bench.clock import Clock
+from bench.datasets.network_files import WithNetworkFiles
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.metrics import NonFiniteEmbeddingError, embedding_scores
@@ -43,6 +44,8 @@ from bench.workload import Workload, roled_parameters
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
+    from bench.protocol import Protocol
+    from bench.workload import FileNetwork
 
 EVALUATION_BATCH = 256
 
@@ -75,6 +78,14 @@ def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Data
     if run.data_digest is not None and dataset.digest != run.data_digest:
         raise ValueError(f"{run.protocol.workload.name}: its files are not those of the study's plan; start it again")
     return dataset
+
+
+def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
+    """The data with what the network's frozen encoders make of it, where it has any."""
+    if not isinstance(dataset, WithNetworkFiles):
+        return dataset
+    encoders = cast("FileNetwork", model).frozen()
+    return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
 @dataclass(slots=True)
@@ -126,12 +137,13 @@ class Trainer:
                 self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
+            self.dataset = _with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             roled = roled_parameters(self.model, workload.roles())
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer: Optimizer = spec.build(roled, run.hyperparameters)
+            self.optimizer: Optimizer = multipliers.build(spec, roled, run.hyperparameters, protocol.rate_multipliers)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(self.model)
             self.divergence = DivergenceWatch(self.model, protocol)
@@ -232,7 +244,7 @@ class Trainer:
     @torch.no_grad()
     def _gather_statistics(self, samples: SampleSource, order: Tensor) -> None:
         """Running statistics for the weights at hand: the mean over the epoch's batches."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

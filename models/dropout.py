@@ -34,6 +34,11 @@ class DropoutStream:
         """Make the masks that follow those of `step`."""
         self._generator.manual_seed((self._seed + step * 0x9E3779B97F4A7C15) % (1 << 63))
 
+    @property
+    def step_seed(self) -> int:
+        """What the step's masks are made from; for code that draws its own."""
+        return self._generator.initial_seed()
+
     def __call__(self, x: Tensor) -> Tensor:
         """Zero elements of `x` and scale the rest."""
         return self._masked(x, x.shape) if self.active else x
