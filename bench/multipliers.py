@@ -2,8 +2,8 @@
 
     rate of a group = its rate by the entry's policy × the schedule's factor × the multiplier
 
-Every group of a policy is divided into one group a multiplier, in the order in which the multipliers first occur in it.
-An algorithm that looks at a whole group (its norm, its mixing) therefore sees smaller ones.
+Every group of a policy is divided into one group a multiplier. An algorithm that looks at a whole group (its norm, its
+mixing) therefore sees smaller ones.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from bench.spec import OptimizerSpec, ParameterGroups, Role, RoledParameter
 
 
 def multipliers_of(roled: Sequence[RoledParameter], patterns: Mapping[str, float]) -> list[float]:
-    """Each parameter's multiplier: that of the first pattern found in its name, else 1.
+    """Each parameter's multiplier: that of the last pattern found in its name, so that later ones overrule, else 1."""
+    found = [[factor for pattern, factor in patterns.items() if re.search(pattern, p.name)] for p in roled]
+    return [factors[-1] if factors else 1.0 for factors in found]
 
-    Raises `UsageError` where a pattern is found in no name.
-    """
-    found, used = [], set()
-    for p in roled:
-        pattern = next((pattern for pattern in patterns if re.search(pattern, p.name)), None)
-        used.add(pattern)
-        found.append(1.0 if pattern is None else patterns[pattern])
-    if idle := [pattern for pattern in patterns if pattern not in used]:
-        modules = sorted({p.name.rpartition(".")[0].partition(".")[0] or p.name for p in roled})
-        raise UsageError(f"rate_multipliers: {idle[0]!r} is the first to match no trainable parameter; their names "
-                         f"begin with {', '.join(modules)}")  # fmt: skip
-    return found
+
+def require_found(patterns: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise `UsageError` where a pattern is found in no name of a network's parameters, frozen ones included."""
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            parts = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise UsageError(f"rate_multipliers: {pattern!r} is found in no parameter's name; names begin with "
+                             f"{', '.join(parts)}")  # fmt: skip
 
 
 def divided(groups: ParameterGroups, multipliers: Mapping[int, float]) -> ParameterGroups:
-    """The policy `groups`, each of its groups in parts of one multiplier; `multipliers` by a parameter's id."""
+    """The policy `groups`, each of its groups in parts of one multiplier; `multipliers` by a parameter's id.
+
+    Parts whose multiplier is 1 come first: the first group's rate is the one that a curve shows.
+    """
 
     def policy(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
+        parts: list[tuple[float, dict[str, Any]]] = []
         for group in groups(parameters):
             members: dict[float, list[Any]] = {}
             for parameter in group["params"]:
                 members.setdefault(multipliers[id(parameter)], []).append(parameter)
-            parts += [{**group, "params": own} for own in members.values()]
-        return parts
+            parts += [(factor, {**group, "params": own}) for factor, own in members.items()]
+        return [group for _, group in sorted(parts, key=lambda part: part[0] != 1)]
 
     return policy
 

@@ -48,7 +48,8 @@ class Protocol(BaseModel):
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     rate_multipliers: dict[str, float] = Field(
-        default_factory=dict, description="factors on the learning rate of the parameters whose names match a pattern"
+        default_factory=dict,
+        description="factors on the rates of parameters by patterns of their names; the last one holds",
     )
     diverged_loss_factor: float = Field(default=10.0, gt=1)
     diverged_norm_factor: float = Field(default=1e4, gt=1)
@@ -75,7 +76,7 @@ class Protocol(BaseModel):
         """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
-        content["rate_multipliers"] = list(self.rate_multipliers.items())  # the first that matches holds
+        content["rate_multipliers"] = list(self.rate_multipliers.items())  # in order: later ones overrule
         for place, option in ((content, "rate_multipliers"), (content["workload"], "model_reads_files")):
             if not place[option]:
                 del place[option]

@@ -13,7 +13,7 @@ from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
 from bench.metrics import metric_names
-from bench.multipliers import multipliers_of, require_multipliers
+from bench.multipliers import require_found, require_multipliers
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
@@ -142,7 +142,8 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
     if protocol.rate_multipliers:
-        multipliers_of(protocol.workload.roled_parameters(dataset.network_options), protocol.rate_multipliers)
+        network = protocol.workload.example(dataset.network_options)
+        require_found(protocol.rate_multipliers, [name for name, _ in network.named_parameters()])
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip

@@ -138,8 +138,7 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch finds wrong with a foreign file
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"{path.name} holds more than tensors, or is no file of torch's: {reason}") from None
+        raise ValueError(f"{path.name} holds more than tensors, or is no file of torch's: {brief(error)}") from None
     wrapper = next((key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
     weights = content if wrapper is None else content[wrapper]
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -147,6 +146,11 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     if weights and all(name.startswith("module.") for name in weights):  # of torch's DataParallel
         return {name.removeprefix("module."): value for name, value in weights.items()}
     return weights
+
+
+def brief(error: BaseException) -> str:
+    """What a library says, as the beginning of one line without colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:160] or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

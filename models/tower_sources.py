@@ -22,6 +22,7 @@ from bench.errors import MissingExtraError
 from bench.models.multimodal_memory import AudioEncoder, ImageEncoder, TextEncoder
 from bench.models.tower_files import (
     LoadReport,
+    brief,
     description,
     left_out_by,
     load_into_,
@@ -123,7 +124,7 @@ def _builtin(wanted: Wanted) -> Built:
     """An encoder of `multimodal_memory`; without a path it starts from fresh weights."""
     arguments: dict[str, Any] = dict(wanted.options.arguments)
     if wanted.modality == "text":
-        network = TextEncoder(vocab_size=wanted.vocab_size or 0, **arguments)
+        network = TextEncoder(**{"vocab_size": wanted.vocab_size, **arguments})
     elif wanted.modality == "image":
         network = ImageEncoder(**arguments)
     else:
@@ -182,12 +183,15 @@ def _transformers(wanted: Wanted) -> Built:
     if not (place / "config.json").is_file() or (place / UNREADABLE).is_file():
         raise ValueError(f"{place.name} is no folder with a config.json, a whole model's and no adapter's")
     files = weight_files(place)
-    with _silent(transformers):
-        network, info = transformers.AutoModel.from_pretrained(
-            str(place.resolve()), local_files_only=True, trust_remote_code=False, dtype=torch.float32,
-            use_safetensors=any(path.suffix == ".safetensors" for path in files), ignore_mismatched_sizes=True,
-            output_loading_info=True, **wanted.options.arguments,
-        )  # fmt: skip
+    try:
+        with _silent(transformers):
+            network, info = transformers.AutoModel.from_pretrained(
+                str(place.resolve()), local_files_only=True, trust_remote_code=False, dtype=torch.float32,
+                use_safetensors=any(path.suffix == ".safetensors" for path in files), ignore_mismatched_sizes=True,
+                output_loading_info=True, **wanted.options.arguments,
+            )  # fmt: skip
+    except Exception as error:  # whatever the library finds wrong with foreign files
+        raise ValueError(f"{place.name} cannot be loaded: {brief(error)}") from None
     parts = dict(network.named_children())
     if "pooler" in parts:
         network.pooler = None
