@@ -158,9 +158,12 @@ def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f" is {first['input']!r}"
+        found = first["input"]
+        if isinstance(found, dict):  # without the many techniques that are off
+            found = {name: value for name, value in found.items() if value is not None}
+        given = "" if first["type"] == "missing" else f" is {found!r}"
         allowed = f"; keys are {', '.join(Protocol.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"{source}: {key}{given}: {first['msg']}{allowed}") from None
+        raise UsageError(f"{source}: {key}{given}: {first['msg'].removeprefix('Value error, ')}{allowed}") from None
     except TypeError as error:  # a TOML date or time
         raise UsageError(f"{source}: {error}") from None
 
