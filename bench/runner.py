@@ -26,6 +26,7 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.data import require_data
 from bench.techniques.objective import Objective
 from bench.techniques.selection import require_techniques, with_techniques
 
@@ -142,6 +143,7 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
+    require_data(protocol, dataset)
     Objective(protocol, protocol.workload.example(dataset.network_options), dataset)
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
