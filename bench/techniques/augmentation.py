@@ -91,7 +91,7 @@ def masked_spectrograms(audio_B1FT: Tensor, mask_BT: Tensor | None, keys_B: Tens
         mask_BT = torch.ones(batch, frames, dtype=torch.bool, device=audio_B1FT.device)
     frames_B = mask_BT.sum(dim=1)
     masked_B1FT = masked_places(
-        audio_B1FT, frames_B, keys_B, time_masks=options.time_masks, longest_N=(frames_B * options.time_width).long(),
+        audio_B1FT, frames_B, keys_B, time_masks=options.time_masks, longest_N=(frames_B.double() * options.time_width).long(),
         frequency_masks=options.frequency_masks, frequency_width=int(bands * options.frequency_width),
     )  # fmt: skip
     real_B11T = mask_BT[:, None, None, :]

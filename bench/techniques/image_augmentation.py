@@ -25,7 +25,7 @@ ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION)))
 LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in a grey, as torchvision has it (ITU-R BT.601)
 FLIP = 0.5
 FOR_ONE_IMAGE = 6 + CROP_TRIES * DRAWS_A_TRY  # mirror, grey, three factors, their order; then the crop
-CACHED_VALUES = 1 << 19  # images changed at once on a CPU, so that what lies in between stays in its caches
+CACHED_VALUES = 1 << 18  # images changed at once on a CPU, so that what lies in between stays in its caches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +99,12 @@ def _changed(images_N3HW: Tensor, draws: ImageDraws, options: ImageAugmentation,
     mean_311, deviation_311 = (
         images_N3HW.new_tensor(values)[:, None, None] for values in (levels.mean, levels.deviation)
     )
-    level_N3HW = images_N3HW * deviation_311 + mean_311
+    level_N3HW = (images_N3HW * deviation_311).add_(mean_311)
     if options.jitter:
         level_N3HW = _jittered(level_N3HW, draws.factor_N3, draws.order_N3)
     if options.grey:
         level_N3HW = torch.where(draws.grey_N[:, None, None, None], _grey(level_N3HW), level_N3HW)
-    return (level_N3HW - mean_311) / deviation_311
+    return level_N3HW.sub_(mean_311).div_(deviation_311)
 
 
 def has_colour(options: ImageAugmentation) -> bool:
@@ -115,11 +115,11 @@ def has_colour(options: ImageAugmentation) -> bool:
 def _cropped(images_N3HW: Tensor, box_N4: Tensor, mirrored_N: Tensor) -> Tensor:
     """The parts of `box_N4`, enlarged to the images' size (bilinear), then mirrored where it says so."""
     height, width = images_N3HW.shape[-2:]
-    top_N, left_N, h_N, w_N = box_N4.unbind(1)
+    top_N, left_N, h_N, w_N = box_N4.to(images_N3HW.dtype).unbind(1)
     row_NH, column_NW = _sources(top_N, h_N, height), _sources(left_N, w_N, width)
     column_NW = torch.where(mirrored_N[:, None], column_NW.flip(1), column_NW)
     x_NHW, y_NHW = column_NW[:, None, :].expand(-1, height, -1), row_NH[:, :, None].expand(-1, -1, width)
-    grid_NHW2 = torch.stack([x_NHW, y_NHW], dim=3).to(images_N3HW.dtype)
+    grid_NHW2 = torch.stack([x_NHW, y_NHW], dim=3)
     return F.grid_sample(images_N3HW, grid_NHW2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -128,8 +128,8 @@ def _sources(start_N: Tensor, length_N: Tensor, places: int) -> Tensor:
 
     The middle of a pixel is half a pixel inside; beyond the part's first and last pixel nothing is looked at.
     """
-    middle = torch.arange(places, device=start_N.device) + 0.5
-    inside_NP = middle * (length_N[:, None] / places) - 0.5
+    middle_P = torch.arange(places, dtype=start_N.dtype, device=start_N.device) + 0.5
+    inside_NP = middle_P * (length_N[:, None] / places) - 0.5
     source_NP = start_N[:, None] + inside_NP.clamp(min=0).minimum(length_N[:, None] - 1)
     return (2 * source_NP + 1) / places - 1
 

@@ -54,7 +54,7 @@ def threshold(done: int, epochs: int, options: Curriculum) -> float:
 def curriculum_weights(words_N: Tensor, done: int, epochs: int, options: Curriculum) -> Tensor:
     """1 for samples that are no more difficult than the threshold, `weight_above` for the others; float64 [N]."""
     easy_N = difficulty(words_N, options) <= threshold(done, epochs, options)
-    return torch.where(easy_N, 1.0, options.weight_above).double()
+    return torch.ones(len(words_N), dtype=torch.float64).masked_fill_(~easy_N, options.weight_above)
 
 
 def weighted_order(weight_N: Tensor, seed: int, epoch: int) -> Tensor:
