@@ -49,9 +49,10 @@ class Augmented:
     def take(self, indices: Tensor | slice, /) -> Samples:
         """The samples at `indices` (int64, on the samples' device) or of a slice, changed."""
         batch = self.source.take(indices)
-        index_B = torch.arange(len(self), device=batch.match_N.device)[indices]
+        if isinstance(indices, slice):
+            indices = torch.arange(len(self), device=batch.match_N.device)[indices]
         for change in (self._images, self._texts, self._spectrograms):
-            batch = change(batch, index_B)
+            batch = change(batch, indices)
         return batch
 
     def _images(self, batch: Samples, index_B: Tensor) -> Samples:
@@ -90,8 +91,9 @@ def masked_spectrograms(audio_B1FT: Tensor, mask_BT: Tensor | None, keys_B: Tens
     if mask_BT is None:
         mask_BT = torch.ones(batch, frames, dtype=torch.bool, device=audio_B1FT.device)
     frames_B = mask_BT.sum(dim=1)
+    longest_B = (frames_B.double() * options.time_width).long()
     masked_B1FT = masked_places(
-        audio_B1FT, frames_B, keys_B, time_masks=options.time_masks, longest_N=(frames_B.double() * options.time_width).long(),
+        audio_B1FT, frames_B, keys_B, time_masks=options.time_masks, longest_N=longest_B,
         frequency_masks=options.frequency_masks, frequency_width=int(bands * options.frequency_width),
     )  # fmt: skip
     real_B11T = mask_BT[:, None, None, :]

@@ -35,13 +35,14 @@ def changed_words(words: Sequence[str], draws: Sequence[float], options: TextAug
         if happens >= options.words:
             kept.append(word)
         elif what >= DELETED:
-            kept.append(_synonym(word, which, options.synonyms))
+            kept += _synonym(word, which, options.synonyms)
     return kept or list(words)
 
 
-def _synonym(word: str, draw: float, table: Mapping[str, Sequence[str]]) -> str:
+def _synonym(word: str, draw: float, table: Mapping[str, Sequence[str]]) -> list[str]:
+    """Another word, or several, for a word; itself where the table has none."""
     found = table.get(word.lower(), ())
-    return found[int(draw * len(found))] if found else word
+    return found[int(draw * len(found))].split() if found else [word]
 
 
 def changed_texts(

@@ -1,7 +1,6 @@
 """Batches that arrive changed: images, captions, spectrograms, mixtures; in training alone, and drawn by the seed."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from bench.registry import entry
 from bench.runner import prepare
 from bench.techniques import image_augmentation
 from bench.techniques.augmentation import Augmented, augmented, masked_spectrograms
-from bench.techniques.draws import TECHNIQUES
+from bench.techniques.draws import TECHNIQUES, Draw
+from bench.techniques.draws import keys as draw_keys
 from bench.techniques.image_augmentation import (
     BRIGHTNESS,
     CONTRAST,
@@ -79,7 +79,8 @@ def present(x: Tensor | None) -> Tensor:
 def by_torchvision(image: Tensor, box: list[int], draws: ImageDraws, i: int) -> Tensor:
     """One image, one operation after the other."""
     mean, deviation = list(LEVELS.mean), list(LEVELS.deviation)
-    image = vision.resized_crop(image, *box, list(image.shape[-2:]), antialias=True)
+    top, left, height, width = box
+    image = vision.resized_crop(image, top, left, height, width, list(image.shape[-2:]), antialias=True)
     image = vision.horizontal_flip(image) if draws.mirrored_N[i] else image
     level = vision.normalize(image, [-m / d for m, d in zip(mean, deviation, strict=True)], [1 / d for d in deviation])
     for operation in draws.order_N3[i].tolist():
@@ -219,23 +220,23 @@ def test_changed_captions_keep_the_order_of_their_words(words: list[str], seed: 
 def test_changed_captions_become_tokens_anew(made: Path, tokenizer: dict[str, Any], captions: str):
     """Whatever the samples of an epoch are; a fresh tokenizer of the same captions gives the ids that came."""
     data = flickr(made, tokenizer=tokenizer, captions=captions, modalities=("text", "image"))
-    techniques = Techniques(text_augmentation=TextAugmentation(captions=1, words=0.5, synonyms={"is": ("stays",)}))
+    options = TextAugmentation(captions=1, words=0.5, synonyms={"is": ("stays",)})
     source = data.training(2, 7)
-    samples = augmented(source, data, techniques, 7, 2)
+    samples = augmented(source, data, Techniques(text_augmentation=options), 7, 2)
     before, after = source.take(slice(None)), samples.take(slice(None))
-    same = (present(before.text_NL) == present(after.text_NL)).all(dim=1)
-    assert 0 < int((~same).sum()) and torch.equal(present(before.image_N3HW), present(after.image_N3HW))
-    words = data.words(source)
+    ids_NL, mask_NL = present(after.text_NL), present(after.text_mask_NL)
+    assert not torch.equal(present(before.text_NL), ids_NL)
+    assert torch.equal(present(before.image_N3HW), present(after.image_N3HW))
+    words, everything = data.words(source), torch.arange(len(source))
     assert words is not None
-    for i, (own, drawn) in enumerate(zip(words.of(torch.arange(len(source))), noise.uniform(
-        noise.sample_keys(7, TECHNIQUES, 1, 2, indices=torch.arange(len(source))), 40).tolist(), strict=True)):  # fmt: skip
-        expected = changed_words(own, drawn, techniques.text_augmentation or TextAugmentation())
-        ids, mask = words.tokens(expected)
-        assert torch.equal(present(after.text_NL)[i], ids) and torch.equal(present(after.text_mask_NL)[i], mask)
+    draws = noise.uniform(draw_keys(7, Draw.TEXT, 2, everything), 40).tolist()
+    for ids, mask, own, drawn in zip(ids_NL, mask_NL, words.of(everything), draws, strict=True):
+        text = changed_words(own, drawn, options)
+        assert all(torch.equal(*each) for each in zip((ids, mask), words.tokens(text), strict=True))
         if tokenizer["kind"] == "character":
-            assert torch.equal(ids, CharacterTokenizer().encode_batch([" ".join(expected)], 40)[0][0])
+            assert torch.equal(ids, CharacterTokenizer().encode_batch([" ".join(text)], 40)[0][0])
     some = torch.tensor([4, 1, 3])
-    assert torch.equal(present(samples.take(some).text_NL), present(after.text_NL)[some])
+    assert torch.equal(present(samples.take(some).text_NL), ids_NL[some])
 
 
 def test_a_tokenizer_that_is_not_the_caches_is_noticed(made: Path, monkeypatch: pytest.MonkeyPatch):
@@ -505,8 +506,9 @@ OWN = {"workload": {"dataset": "bench.datasets.own_dataset:OwnDataset", "modalit
         (OWN, ["image_augmentation"], "what black and white are in the data's images is not known"),
         (OWN, ["text_augmentation"], "no caption has more than 3 words, and up to 3 stay as they are"),
         ({}, ["curriculum"], "every caption has 12 words; allowed are captions of different lengths"),
-        ({}, ['text_augmentation.synonyms={"3": ["x"]}'], "synonyms: 'x' is no word; words are the tokens' ids, 0 to 999"),
-        ({}, ["semantic_groups"], "the loss has one positive a sample; allowed is it with multi_positive or supervised"),
+        ({}, ['text_augmentation.synonyms={"3": ["x"]}'], "'x' is no word; words are the tokens' ids, 0 to 999"),
+        ({}, ['text_augmentation.synonyms={"Red": ["x"]}'], "allowed are a word in lower case and texts for it"),
+        ({}, ["semantic_groups"], "the loss has one positive a sample; allowed is it with multi_positive"),
         ({}, ["semantic_groups", "multi_positive"], "size is 2 and no match id has more than 1 training samples"),
         ({}, ["semantic_groups.size=9", "multi_positive"], "size is 9; allowed is at most the batch's, 8"),
     ],
@@ -547,23 +549,18 @@ def test_nothing_is_augmented_twice_without_a_word(made: Path, tmp_path: Path):
 
 def test_real_captions_images_and_clips_are_trained_on(made: Path, tmp_path: Path):
     """One epoch of a made-up Flickr8k with everything on, stopped at each step."""
+    unmasked = {"spec_augment": {"time_masks": 0, "frequency_masks": 0}}
     small = changed(PROTOCOLS["flickr8k_mini"], {"batch_size": 6, "epochs": 1, "workload": {
-        "dataset_options": {"image": {"augment": "none"}, "audio": {"spec_augment": {"time_masks": 0, "frequency_masks": 0}},
-                            "captions": "all"},
+        "dataset_options": {"image": {"augment": "none"}, "audio": unmasked, "captions": "all"},
         "model_options": {"text_embed_dim": 16, "latent_dim": 16, "num_heads": 2, "memory_size": 16,
                           "audio_channels": [4, 4, 8, 8]}}}, "test")  # fmt: skip
-    run = prepare("adamw", seeds=1, protocol=small, results=tmp_path, data_dir=made,
-                  techniques=["image_augmentation", "text_augmentation", "spec_augment", "curriculum"]).runs[0]  # fmt: skip
+    techniques = ["image_augmentation", "text_augmentation", "spec_augment", "curriculum"]
+    run = prepare("adamw", seeds=1, protocol=small, results=tmp_path, data_dir=made, techniques=techniques).runs[0]
     record = execute(run, device=CPU, data_dir=made)
     keeper = Keeper(Checkpoints(tmp_path), steps=2, stopping=iter([False, True]).__next__)
     with pytest.raises(StoppedError):
         execute(run, device=CPU, data_dir=made, keeper=keeper)
     again = execute(run, device=CPU, data_dir=made, keeper=Keeper(Checkpoints(tmp_path), steps=2))
     assert record.outcome is Outcome.OK and content(again) == content(record)
-    plain = execute(replace_techniques(run), device=CPU, data_dir=made)
-    assert plain.loss != record.loss
-
-
-def replace_techniques(run: Run) -> Run:
-    """The same run without techniques."""
-    return run.model_copy(update={"protocol": run.protocol.model_copy(update={"techniques": Techniques()})})
+    plain = run.model_copy(update={"protocol": small})
+    assert execute(plain, device=CPU, data_dir=made).loss != record.loss
