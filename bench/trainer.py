@@ -29,7 +29,6 @@ from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import (
-    batch_order,
     generator_states,
     order_fingerprint,
     role_seed,
@@ -39,8 +38,12 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.augmentation import augmented
 from bench.techniques.checkpointing import checkpoint_encoders
+from bench.techniques.data import changed_modalities
+from bench.techniques.mixing import mixed_batch
 from bench.techniques.objective import Objective
+from bench.techniques.order import epoch_order
 from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
@@ -87,7 +90,8 @@ def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol,
     """The data with what the network's frozen encoders make of it, where it has any."""
     if not isinstance(dataset, WithNetworkFiles):
         return dataset
-    encoders = cast("FileNetwork", model).frozen()
+    changing = changed_modalities(protocol.techniques)
+    encoders = {name: each for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}
     return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
@@ -164,6 +168,7 @@ class Trainer:
             self.take_step = OptimizerStep(
                 self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
+        self._noise_seed = role_seed(run.seed, "augmentation")
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -215,8 +220,9 @@ class Trainer:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epoch + 1
-            samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
-            order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+            samples = self._training_samples(epoch, self._noise_seed)
+            order = epoch_order(self.protocol, self.dataset, samples, role_seed(self.run.seed, "order"), epoch)
+            samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
         return self._data
@@ -243,13 +249,14 @@ class Trainer:
         groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
         for group, rate, multipliers_of_stages in groups:
             group["lr"] = rate * multipliers_of_stages[stage] * factor
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe() if watched else nullcontext()
         progress = self.epoch / self.protocol.epochs
-        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress)
+        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress, mixed=mixed)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -269,8 +276,9 @@ class Trainer:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        for indices in order.split(self.protocol.batch_size) if norms else ():
-            batch = samples.take(indices)
+        first = self.step - self.steps_per_epoch
+        for i, indices in enumerate(order.split(self.protocol.batch_size) if norms else ()):
+            batch, _ = mixed_batch(samples.take(indices), self.protocol.techniques.mixup, self._noise_seed, first + i)
             with autocast(self.protocol, self.device):
                 self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
         for norm, momentum in zip(norms, momenta, strict=True):

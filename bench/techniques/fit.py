@@ -7,6 +7,7 @@ from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.spec import Need, OptimizerSpec
 from bench.techniques.checkpointing import encoders
+from bench.techniques.data import require_data
 from bench.techniques.objective import Objective
 from bench.techniques.stages import StageSwitch
 from bench.workload import roled_parameters
@@ -24,6 +25,7 @@ def require_techniques(spec: OptimizerSpec, protocol: Protocol) -> None:
 def require_fit(protocol: Protocol, dataset: Dataset) -> None:
     """Raise `UsageError` where a technique that is on does not suit the workload's network or data."""
     techniques, workload = protocol.techniques, protocol.workload
+    require_data(protocol, dataset)
     network = workload.example(dataset.network_options)
     own = Objective(protocol, network, dataset).roled_parameters()
     if techniques.stages is not None:
