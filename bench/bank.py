@@ -39,7 +39,7 @@ def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bo
     """Whether runs of a protocol may share passes on a device; nothing of the run itself enters."""
     small = sum(p.numel() for p in network.parameters()) <= MOST_PARAMETERS
     known = type(network) is MultiModalMemoryNetwork
-    return device.type == "cpu" and small and known and protocol.precision != "fp16"
+    return device.type == "cpu" and small and known and protocol.precision != "fp16" and protocol.cadence is None
 
 
 def joins(trainer: Trainer) -> bool:

@@ -9,13 +9,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from bench.cadence import Level, distinct
 from bench.schedule import Schedule
 from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
 _WORKLOAD_NOT_HASHED = {"name", "title"}
+_NOT_HASHED_WHEN_OFF = ("cadence",)  # what came later: hashes from before hold
 
 
 def _none_by_name(value: Any) -> Any:
@@ -44,6 +46,7 @@ class Protocol(BaseModel):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
+    cadence: Annotated[tuple[Level, ...] | None, BeforeValidator(_none_by_name), AfterValidator(distinct)] = None
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     diverged_loss_factor: float = Field(default=10.0, gt=1)
@@ -55,6 +58,7 @@ class Protocol(BaseModel):
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
+        content = {key: value for key, value in content.items() if key not in _NOT_HASHED_WHEN_OFF or value is not None}
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
