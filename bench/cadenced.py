@@ -104,7 +104,7 @@ class CadencedOptimizer(Optimizer):
         self.state: Any = ChainMap(*(clock.optimizer.state for clock in self._clocks))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the tick of the gradients at hand; those of levels that fire are replaced by what they fire with."""
         del closure  # what needs one is refused, see `bench.cadence`
         self._fired = []

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a study's files are read without waiting for torch
 
 
 Modality = Literal["text", "image", "audio"]
+MEMORY_NETWORK = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 # What a constructor or a forward pass raises where an option does not suit it.
 OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
@@ -56,7 +57,7 @@ class Workload(BaseModel):
     dataset: str
     dataset_options: dict[str, JsonValue] = Field(default_factory=dict)
     reads_files: bool = False
-    model: str = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
+    model: str = MEMORY_NETWORK
     model_options: dict[str, JsonValue] = Field(default_factory=dict)
     modalities: tuple[Modality, ...] = MODALITIES
     temperature: float = Field(default=0.07, gt=0)
