@@ -25,6 +25,11 @@ def _none_by_name(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _levels_by_name(value: Any) -> Any:
+    """The same for levels, whose array is a list once a function has seen it."""
+    return tuple(value) if isinstance(value, list) else _none_by_name(value)
+
+
 class Protocol(BaseModel):
     """Rules of a study.
 
@@ -46,7 +51,7 @@ class Protocol(BaseModel):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
-    cadence: Annotated[tuple[Level, ...] | None, BeforeValidator(_none_by_name), AfterValidator(distinct)] = None
+    cadence: Annotated[tuple[Level, ...] | None, BeforeValidator(_levels_by_name), AfterValidator(distinct)] = None
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     diverged_loss_factor: float = Field(default=10.0, gt=1)

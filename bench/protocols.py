@@ -102,6 +102,8 @@ PROTOCOLS: dict[str, Protocol] = {
             name="nlmm_mini",
             title="NL-MM at test size, its levels updated every 1, 4 and 16 batches",
             workload=WORKLOADS["nlmm_small"],
+            epochs=10,
+            evaluate_every=2,
             cadence=_nlmm_levels(1, 4, 16),
             **_RECIPE,
         ),

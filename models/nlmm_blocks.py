@@ -4,7 +4,7 @@ Fast-weight attention writes every token into a matrix and reads it, M <- M + v 
 softmax. Nothing here loops over tokens: where a token may see all others M is one product, and where it may only see
 those before it, prefix sums over chunks of tokens stand in for the loop (`tests/test_nlmm.py` has the loop).
 
-Shapes: B batch, L tokens, D width, H heads, K head width, N chunks of C tokens.
+Shapes: B batch, L tokens, D width, H heads, K head width, P parts (query, key, value), N chunks of C tokens.
 """
 
 from __future__ import annotations
@@ -96,16 +96,17 @@ class FastWeightAttention(nn.Module):
 
     def forward(self, x_BLD: Tensor, mask_BL1: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """[B, L, D]; tokens whose mask is 0 write nothing."""
-        q, k, v = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = rms_norm(q) * (1 / math.sqrt(q.shape[-1])), rms_norm(k)
+        qkv_PBHLK = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qk_PBHLK, v = rms_norm(qkv_PBHLK[:2]), at_least_float32(qkv_PBHLK[2])
         if self.scales is not None:
             mean = running_mean(x_BLD, mask_BL1) if causal else masked_mean(x_BLD, mask_BL1).unsqueeze(1)
             scale = 1 + torch.tanh(self.scales(mean))  # [B, L or 1, 3·H]
-            by_q, by_k, by_v = scale.unflatten(-1, (3, self.heads)).permute(2, 0, 3, 1).unsqueeze(-1).unbind(0)
-            q, k, v = q * by_q, k * by_k, v * by_v
+            scale_PBHL1 = scale.unflatten(-1, (3, self.heads)).permute(2, 0, 3, 1).unsqueeze(-1)
+            qk_PBHLK, v = qk_PBHLK * scale_PBHL1[:2], v * scale_PBHL1[2]
         if mask_BL1 is not None:
             v = v * mask_BL1.unsqueeze(1)
-        y_BHLK = (prefix_sum if causal else all_sum)(q, k, v.to(k.dtype))
+        q, k = qk_PBHLK.unbind(0)
+        y_BHLK = (prefix_sum if causal else all_sum)(q, k, v * (1 / math.sqrt(v.shape[-1])))
         return self.output(y_BHLK.transpose(1, 2).flatten(2))
 
 
@@ -133,8 +134,9 @@ class ContinuumMemory(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of `x` [..., D]."""
-        added = torch.zeros((), dtype=x.dtype, device=x.device)
-        for level in self.levels.values():
+        first, *others = self.levels.values()
+        added = first(x)
+        for level in others:
             added = added + level(x + added if self.composition == "chain" else x)
         return added
 
