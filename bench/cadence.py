@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.protocol import Protocol
 
 # A chunk's gradients are there when a level fires: no loss to evaluate anew, no graph, no second set of weights.
-PLAIN_STEPS_ONLY = frozenset(Need)
+UNSUITED = frozenset(Need)
 
 
 class Level(BaseModel):
@@ -84,12 +84,18 @@ def _patterns(levels: Sequence[Level]) -> str:
     return ", ".join(f"{level.name} ({level.pattern})" for level in levels)
 
 
+def require_plain_step(spec: OptimizerSpec) -> None:
+    """Raise `UsageError` where an entry cannot be stepped at a cadence."""
+    if unsuited := sorted(UNSUITED & spec.needs):
+        needs = " and ".join(unsuited)
+        raise UsageError(f"optimizer {spec.name}: the protocol has a cadence, which does not go with the need {needs}; "
+                         'allowed are entries with a plain step, and cadence = "none"')  # fmt: skip
+
+
 def require_cadence(specs: Sequence[OptimizerSpec], protocol: Protocol) -> None:
     """Raise `UsageError` where an entry cannot be stepped at a cadence, or the levels do not divide the network."""
     if protocol.cadence is None:
         return
     for spec in specs:
-        if unsuited := sorted(PLAIN_STEPS_ONLY & spec.needs):
-            raise UsageError(f"optimizer {spec.name}: protocol {protocol.name!r} has a cadence, and it has the need "
-                             f"{' and '.join(unsuited)}; allowed are entries with a plain step")  # fmt: skip
+        require_plain_step(spec)
     by_level(protocol.cadence, protocol.workload.roled_parameters())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.cadence import Level, by_level
+from bench.cadence import Level, by_level, require_plain_step
 from bench.models.multimodal_memory import at_least_float32
 from bench.optimizer_state import plain_attributes, restore_optimizer
 from bench.spec import OptimizerSpec, RoledParameter
@@ -87,6 +87,7 @@ class CadencedOptimizer(Optimizer):
         hyperparameters: Mapping[str, Any],
         clip_norm: float | None,
     ) -> None:
+        require_plain_step(spec)
         super().__init__([p.parameter for p in parameters], {})
         self._clocks = [
             _Clock(level, spec.build(own, hyperparameters), [p.parameter for p in own])
