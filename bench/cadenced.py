@@ -72,6 +72,16 @@ class _Clock:
         self.firings = state["firings"]
 
 
+class _States(ChainMap[Tensor, Any]):
+    """The states of several optimizers as one; unlike theirs, looking for a parameter does not give it a state."""
+
+    def __getitem__(self, key: Tensor) -> Any:
+        for states in self.maps:
+            if key in states:
+                return states[key]
+        raise KeyError(key)
+
+
 class CadencedOptimizer(Optimizer):
     """The levels' optimizers as one: its step is a tick. Reads one number back from the device each.
 
@@ -102,7 +112,7 @@ class CadencedOptimizer(Optimizer):
     def _link(self) -> None:
         """Show the groups and states that the levels' optimizers have now."""
         self.param_groups = list(chain.from_iterable(clock.optimizer.param_groups for clock in self._clocks))
-        self.state: Any = ChainMap(*(clock.optimizer.state for clock in self._clocks))
+        self.state: Any = _States(*(clock.optimizer.state for clock in self._clocks))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
