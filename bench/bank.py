@@ -24,6 +24,7 @@ from bench.protocol import Protocol
 from bench.registry import entry
 from bench.spec import Need
 from bench.step import Evaluation, autocast
+from bench.techniques.options import OUTSIDE_THE_STEP
 
 if TYPE_CHECKING:
     from bench.trainer import Trainer
@@ -38,8 +39,9 @@ EVALUATION_BATCH = 100  # of each run
 def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
     """Whether runs of a protocol may share passes on a device; nothing of the run itself enters."""
     small = sum(p.numel() for p in network.parameters()) <= MOST_PARAMETERS
-    known = type(network) is MultiModalMemoryNetwork
-    return device.type == "cpu" and small and known and protocol.precision != "fp16" and protocol.cadence is None
+    techniques = OUTSIDE_THE_STEP.issuperset(protocol.techniques.on) and protocol.cadence is None
+    known = type(network) is MultiModalMemoryNetwork and techniques
+    return device.type == "cpu" and small and known and protocol.precision != "fp16"
 
 
 def joins(trainer: Trainer) -> bool:
@@ -50,6 +52,8 @@ def joins(trainer: Trainer) -> bool:
 @lru_cache(maxsize=16)
 def _protocol_is_bankable(protocol_json: str, device: str) -> bool:
     protocol = Protocol.model_validate_json(protocol_json)
+    if protocol.workload.model_reads_files:
+        return False
     try:
         network = protocol.workload.example()
     except UsageError:  # the runs themselves say so

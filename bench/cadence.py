@@ -92,10 +92,13 @@ def require_plain_step(spec: OptimizerSpec) -> None:
                          'allowed are entries with a plain step, and cadence = "none"')  # fmt: skip
 
 
-def require_cadence(specs: Sequence[OptimizerSpec], protocol: Protocol) -> None:
+def require_cadence(specs: Sequence[OptimizerSpec], protocol: Protocol, roled: Sequence[RoledParameter]) -> None:
     """Raise `UsageError` where an entry cannot be stepped at a cadence, or the levels do not divide the network."""
     if protocol.cadence is None:
         return
     for spec in specs:
         require_plain_step(spec)
-    by_level(protocol.cadence, protocol.workload.roled_parameters())
+    if protocol.techniques.stages is not None:
+        raise UsageError(f"protocol {protocol.name!r}: has a cadence and stages, which freeze in mid-chunk; "
+                         "allowed is one of them")  # fmt: skip
+    by_level(protocol.cadence, roled)

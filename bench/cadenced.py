@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.cadence import Level, by_level, require_plain_step
+from bench.cadence import Level, by_level
 from bench.models.multimodal_memory import at_least_float32
 from bench.optimizer_state import plain_attributes, restore_optimizer
-from bench.spec import OptimizerSpec, RoledParameter
+from bench.spec import RoledParameter
 
 
 class _Clock:
@@ -86,21 +86,19 @@ class CadencedOptimizer(Optimizer):
     """The levels' optimizers as one: its step is a tick. Reads one number back from the device each.
 
     A tick whose gradients are not all finite counts for no level, as if its batch had not been there. The parameter
-    groups are those of the levels' optimizers, level by level.
+    groups are those of the levels' optimizers, which `build` makes, level by level.
     """
 
     def __init__(
         self,
-        spec: OptimizerSpec,
         levels: Sequence[Level],
         parameters: Sequence[RoledParameter],
-        hyperparameters: Mapping[str, Any],
+        build: Callable[[Sequence[RoledParameter]], Optimizer],
         clip_norm: float | None,
     ) -> None:
-        require_plain_step(spec)
         super().__init__([p.parameter for p in parameters], {})
         self._clocks = [
-            _Clock(level, spec.build(own, hyperparameters), [p.parameter for p in own])
+            _Clock(level, build(own), [p.parameter for p in own])
             for level, own in zip(levels, by_level(levels, parameters), strict=True)
         ]
         self._clip_norm = clip_norm

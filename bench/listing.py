@@ -52,7 +52,12 @@ def workloads(results: Path) -> list[Row]:
 
 
 def _parameters(workload: Workload) -> Row:
-    """The number of parameters; with the largest vocabulary that the tokenizer may find in the data."""
+    """The number of parameters; with the largest vocabulary that the tokenizer may find in the data.
+
+    None where it depends on files of the user's.
+    """
+    if workload.model_reads_files:
+        return {"parameters": None, "parameters_at_most": False}
     tokenizer = workload.dataset_options.get("tokenizer")
     asked = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     count = workload.parameter_count({"vocab_size": asked} if isinstance(asked, int) else None)
@@ -79,6 +84,14 @@ def protocols(results: Path) -> list[Row]:
     ]
 
 
+def techniques(results: Path) -> list[Row]:
+    """Every technique with its options; a protocol has none of them unless it says so."""
+    del results
+    from bench.techniques.options import Techniques, defaults, description
+
+    return [{"name": name, "options": defaults(name), "title": description(name)} for name in Techniques.model_fields]
+
+
 def studies(results: Path) -> list[Row]:
     """Every study under `results` with its finished runs."""
     from bench.store import Store
@@ -103,6 +116,7 @@ LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "optimizers": optimizers,
     "workloads": workloads,
     "protocols": protocols,
+    "techniques": techniques,
     "studies": studies,
 }
 ONLY_IN_JSON = {"documents", "needs", "extra", "reference", "hash", "parameters_at_most"}
@@ -133,6 +147,8 @@ def table(title: str, rows: list[Row]) -> Table:
 def _shown(row: Row, key: str) -> str:
     if key == "title":
         return _title(row)
+    if row[key] is None:
+        return "by its files"
     at_most = "≤ " if key == "parameters" and row["parameters_at_most"] else ""
     return at_most + _cell(row[key])
 

@@ -14,6 +14,7 @@ from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
 from bench.metrics import metric_names
+from bench.multipliers import require_found, require_multipliers
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
@@ -27,6 +28,8 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.fit import require_fit, require_techniques
+from bench.techniques.selection import with_techniques
 
 if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
@@ -87,17 +90,23 @@ class Basis:
         ddp = self.placement.parallel == "ddp"
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
+            require_techniques(chosen.spec, self.protocol)
+            stages = [*self.protocol.stage_rates, self.protocol.rate_multipliers]
+            factors = [factor for patterns in stages for factor in patterns.values()]
+            require_multipliers(chosen.spec, chosen.hyperparameters, factors)
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
-        require_cadence([chosen.spec for chosen in self.selected], self.protocol)
+        if self.protocol.cadence is not None:
+            roled = self.protocol.workload.roled_parameters(data.network_options)
+            require_cadence([chosen.spec for chosen in self.selected], self.protocol, roled)
         if ddp:
             require_shares(self.protocol, self.placement.workers, data.training_size)
         return data
 
     def warnings(self, data: Dataset) -> tuple[str, ...]:
         """What a user should know of the data, and of the optimizers on the protocol's network."""
-        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected])
+        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected], data)
         return (*data.remarks, *matrices)
 
 
@@ -127,10 +136,10 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     )  # fmt: skip
 
 
-def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iterator[str]:
+def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: Dataset) -> Iterator[str]:
     """What `matrix_warnings` says of the entries on the protocol's network."""
     if any(spec.matrix_algorithm for spec in specs):
-        roled = protocol.workload.roled_parameters()
+        roled = protocol.workload.roled_parameters(data.network_options)
         for spec in specs:
             yield from matrix_warnings(spec, roled)
 
@@ -141,6 +150,10 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
+    require_fit(protocol, dataset)
+    if protocol.rate_multipliers:
+        network = protocol.workload.example(dataset.network_options)
+        require_found(protocol.rate_multipliers, [name for name, _ in network.named_parameters()])
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip
@@ -173,6 +186,7 @@ class StudyOptions(PlacementOptions, total=False):
     limit: int | None
     rates: Settings | None
     overrides: Mapping[str, Mapping[str, Any]] | None
+    techniques: Sequence[str] | None
     results: str | Path
     study: str | None
 
@@ -188,11 +202,11 @@ def run(
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
 
     `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`, `limit`
-    (images or clips a split), `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry
-    to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`,
-    `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds),
-    `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is written then but decoded data in
-    the cache.
+    (images or clips a split), `techniques` (names, or `name.key=value`), `rates` (default, documents or tuned; by
+    default the protocol's), `overrides` (an entry to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`,
+    `engine`, `address`, `device`, `data_dir`, `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and
+    `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is
+    written then but decoded data in the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)
@@ -225,6 +239,7 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
     folder = Path(results) / study_name(given.pop("study", None) or chosen.name)
     if not_one := next((place for place in (Path(results), folder) if place.exists() and not place.is_dir()), None):
         raise UsageError(f"--results, --study: {not_one} is no folder; allowed is one, or a name that is still free")
+    chosen = with_techniques(chosen, given.pop("techniques", None) or ())
     selected = select(patterns, overrides, chosen.rates if rates in (None, "tuned") else rates, chosen.settings)
     if rates == "tuned":
         found = tuned_settings(folder, chosen, [item.spec for item in selected])

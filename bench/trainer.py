@@ -7,18 +7,20 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from bench import environment
+from bench import environment, multipliers
 from bench.bank import joins
+from bench.cadence import require_plain_step
 from bench.cadenced import CadencedOptimizer
 from bench.checkpoint import Keeper
 from bench.clock import Clock
+from bench.datasets.network_files import WithNetworkFiles
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.metrics import NonFiniteEmbeddingError, embedding_scores
@@ -40,11 +42,16 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec, RoledParameter
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.checkpointing import checkpoint_encoders
+from bench.techniques.objective import Objective
+from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
+    from bench.protocol import Protocol
+    from bench.workload import FileNetwork
 
 EVALUATION_BATCH = 256
 
@@ -79,12 +86,31 @@ def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Data
     return dataset
 
 
-def _optimizer(run: Run, spec: OptimizerSpec, roled: Sequence[RoledParameter]) -> Optimizer:
-    """The entry's optimizer; where the protocol has a cadence, one for each of its levels."""
-    protocol, settings = run.protocol, run.hyperparameters
+def _optimizer(
+    run: Run, spec: OptimizerSpec, roled: Sequence[RoledParameter]
+) -> tuple[Optimizer, list[multipliers.Factors]]:
+    """The entry's optimizer, one for each level where the protocol has a cadence, and the factors of its groups."""
+    protocol, factors = run.protocol, []
+    patterns = [protocol.rate_multipliers | own for own in protocol.stage_rates]
+
+    def build(own: Sequence[RoledParameter]) -> Optimizer:
+        found = multipliers.factors_of(own, patterns)
+        optimizer, of_groups = multipliers.build(spec, own, run.hyperparameters, found)
+        factors.extend(of_groups)
+        return optimizer
+
     if protocol.cadence is None:
-        return spec.build(roled, settings)
-    return CadencedOptimizer(spec, protocol.cadence, roled, settings, protocol.clip_norm)
+        return build(roled), factors
+    require_plain_step(spec)
+    return CadencedOptimizer(protocol.cadence, roled, build, protocol.clip_norm), factors
+
+
+def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
+    """The data with what the network's frozen encoders make of it, where it has any."""
+    if not isinstance(dataset, WithNetworkFiles):
+        return dataset
+    encoders = cast("FileNetwork", model).frozen()
+    return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
 @dataclass(slots=True)
@@ -127,19 +153,29 @@ class Trainer:
                 self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
+            self.dataset = _with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
-            roled = roled_parameters(self.model, workload.roles())
+            with torch_seeded(role_seed(run.seed, "objective")):
+                self.objective = Objective(protocol, self.model, self.dataset).to(device)
+            own = self.objective.roled_parameters()
+            # What is trained: names of the network's parameters alone where the loss has none.
+            trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
+            roled = [*roled_parameters(self.model, workload.roles()), *own]
+            techniques = protocol.techniques
+            self.stages = StageSwitch(techniques.stages, self.model, roled) if techniques.stages else None
+            if techniques.checkpointing is not None:
+                checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer = _optimizer(run, spec, roled)
+            self.optimizer, self.rate_factors = _optimizer(run, spec, roled)
             self.cadence = self.optimizer if isinstance(self.optimizer, CadencedOptimizer) else None
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.updates = UpdateWatch(self.model)
-            self.divergence = DivergenceWatch(self.model, protocol)
+            self.updates = UpdateWatch(trained)
+            self.divergence = DivergenceWatch(trained, protocol)
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
             self.take_step = OptimizerStep(
-                self.optimizer, spec.needs, self.model, self.dropout, protocol, device, ranks
+                self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
@@ -173,6 +209,9 @@ class Trainer:
         Nothing is read back from the device but at the epoch's first step, which is watched.
         """
         self.model.train()
+        self.objective.train()
+        if self.stages is not None:
+            self.stages.enter(self.epoch + 1)
         self._switch_weights(training=True)
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):
@@ -211,15 +250,19 @@ class Trainer:
         """One step at its learning rate."""
         total = self.protocol.epochs * self.steps_per_epoch
         warmup = round(self.protocol.warmup * total)
-        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+        options = self.protocol.schedule_options
+        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup, options)
+        stage = 0 if self.stages is None else self.stages.number(self.epoch + 1)
+        groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
+        for group, rate, multipliers_of_stages in groups:
+            group["lr"] = rate * multipliers_of_stages[stage] * factor
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe(self.cadence) if watched else nullcontext()
-        evaluation = self.take_step(batch, self.step, watch, evaluation)
+        progress = self.epoch / self.protocol.epochs
+        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -234,7 +277,7 @@ class Trainer:
     @torch.no_grad()
     def _gather_statistics(self, samples: SampleSource, order: Tensor) -> None:
         """Running statistics for the weights at hand: the mean over the epoch's batches."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
@@ -389,6 +432,7 @@ class Trainer:
             **self.identity(),
             "step": self.step, "samples": self.samples, "epoch": self.epoch,
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "objective": {name: value.clone() for name, value in self.objective.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "attributes": plain_attributes(self.optimizer),
             "totals": None if totals is None else
@@ -404,6 +448,7 @@ class Trainer:
         """Go on from a `state` of the same identity; the trainer must be fresh."""
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         restore_optimizer(self.optimizer, state["optimizer"], state["attributes"], self.device)
         if state["totals"] is not None:
             names, pairs, norms, done = state["totals"]

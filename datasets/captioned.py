@@ -67,6 +67,9 @@ class CaptionedData(Dataset):
         images = read_options(ImageOptions, "image", image) if "image" in wanted else None
         clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
+        augmented = {"image": images is not None and images.augment != "none",
+                     "audio": clips is not None and clips.spec_augment is not None}  # fmt: skip
+        self._fixed = {name for name in wanted if not augmented.get(name)}
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
         rows, media = self._decode(index, images, clips)
@@ -106,6 +109,9 @@ class CaptionedData(Dataset):
     @property
     def network_options(self) -> Mapping[str, int]:
         return self._network_options
+
+    def fixed_items(self, modality: str, split: Split) -> RowSamples | None:
+        return self._rows[split].items(modality) if modality in self._fixed else None
 
     @property
     def remarks(self) -> Sequence[str]:

@@ -43,7 +43,8 @@ def levels_of(chunks: Sequence[int], **options) -> list[Level]:
 
 
 def at_rate_one(parameters: list[RoledParameter], levels: list[Level], clip: float | None = None) -> CadencedOptimizer:
-    return CadencedOptimizer(entry("sgd"), levels, parameters, {"lr": 1.0, "momentum": 0.0}, clip)
+    settings = {"lr": 1.0, "momentum": 0.0}
+    return CadencedOptimizer(levels, parameters, lambda own: entry("sgd").build(own, settings), clip)
 
 
 def tick(optimizer: CadencedOptimizer, parameters: list[RoledParameter], *gradients: float) -> None:
@@ -149,7 +150,8 @@ def test_a_state_taken_at_any_tick_goes_on_with_the_same_bits(chunks: list[int],
     def fresh() -> tuple[list[RoledParameter], CadencedOptimizer]:
         parameters = scalars(len(chunks), torch.float32)
         adam = {"lr": 0.1, "betas": [0.9, 0.99]}
-        return parameters, CadencedOptimizer(entry("adam"), levels_of(chunks), parameters, adam, 1.0)
+        levels = levels_of(chunks)
+        return parameters, CadencedOptimizer(levels, parameters, lambda own: entry("adam").build(own, adam), 1.0)
 
     whole, optimizer = fresh()
     ticks(optimizer, whole, range(30))
