@@ -33,7 +33,8 @@ class Announced(Protocol):
 def _result(record: RunRecord, primary_metric: str) -> str:
     """A finished run in one line."""
     if record.outcome is Outcome.OK:
-        return f"{primary_metric} {record.metrics[primary_metric]:.2f} %, loss {record.loss:.3f}"
+        figures = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in record.figures.items())
+        return f"{primary_metric} {record.metrics[primary_metric]:.2f} %, loss {record.loss:.3f}{figures}"
     reason = record.failure.reason if record.failure else ""
     return f"{record.outcome}: {reason}"
 

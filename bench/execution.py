@@ -147,8 +147,9 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
             peak_bytes=environment.peak_memory(trainer.device),
             state_bytes=environment.state_bytes(trainer.optimizer),
         ),
-        "diagnostics": trainer.updates.diagnostics(trainer.take_step.skipped),
+        "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
         "environment": environment.environment(trainer.device),
+        "figures": trainer.figures,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.cadence import Level
 from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.suggestions import unknown
@@ -24,6 +25,17 @@ def _real(name: str, title: str, *, epochs: int, batch_size: int) -> Protocol:
         name=name, title=title, workload=WORKLOADS[name], epochs=epochs, batch_size=batch_size, precision="bf16",
         **_RECIPE,
     )  # fmt: skip
+
+
+def _nlmm_levels(*chunks: int) -> tuple[Level, ...]:
+    """The continuum memory's levels at the documents' rates 1, ½, ¼; everything else is in the first."""
+    slow = tuple(
+        Level(name=f"level{i}", pattern=rf"cms\.levels\.level{i}\.", chunk=chunk, lr_scale=0.5**i)
+        for i, chunk in enumerate(chunks)
+        if i
+    )
+    first = Level(name="level0", pattern=r"^(?!.*cms\.levels\.level[1-9])", chunk=chunks[0])
+    return (first, *slow)
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -74,6 +86,25 @@ PROTOCOLS: dict[str, Protocol] = {
             name="flickr8k_mini",
             title="Flickr8k with its spoken captions at mini size",
             workload=WORKLOADS["flickr8k_small"],
+            **_RECIPE,
+        ),
+        Protocol(
+            name="nlmm",
+            title="NL-MM on Flickr8k with its spoken captions, its levels updated every 1, 16 and 256 batches",
+            workload=WORKLOADS["nlmm"],
+            epochs=30,
+            batch_size=64,
+            precision="bf16",
+            cadence=_nlmm_levels(1, 16, 256),
+            **_RECIPE,
+        ),
+        Protocol(
+            name="nlmm_mini",
+            title="NL-MM at test size, its levels updated every 1, 4 and 16 batches",
+            workload=WORKLOADS["nlmm_small"],
+            epochs=10,
+            evaluate_every=2,
+            cadence=_nlmm_levels(1, 4, 16),
             **_RECIPE,
         ),
         _real("flickr30k", "Flickr30k, one caption an image and epoch", epochs=30, batch_size=128),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from bench.cadence import require_cadence
 from bench.ddp import require_ddp, require_shares
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
@@ -96,6 +97,9 @@ class Basis:
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
+        if self.protocol.cadence is not None:
+            roled = self.protocol.workload.roled_parameters(data.network_options)
+            require_cadence([chosen.spec for chosen in self.selected], self.protocol, roled)
         if ddp:
             require_shares(self.protocol, self.placement.workers, data.training_size)
         return data

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # a study's files are read without waiting for torch
 # Ordered pairs of a pattern of parameter names and a role, or a function of the network that gives roles by name.
 Roles = Sequence[tuple[str, str]] | Callable[["nn.Module"], Mapping[str, str]]
 Modality = Literal["text", "image", "audio"]
+MEMORY_NETWORK = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 # What a constructor or a forward pass raises where an option does not suit it.
 OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
@@ -72,7 +73,7 @@ class Workload(BaseModel):
     dataset: str
     dataset_options: dict[str, JsonValue] = Field(default_factory=dict)
     reads_files: bool = False
-    model: str = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
+    model: str = MEMORY_NETWORK
     model_options: dict[str, JsonValue] = Field(default_factory=dict)
     model_reads_files: bool = False
     modalities: tuple[Modality, ...] = MODALITIES
