@@ -12,11 +12,11 @@ from bench.ddp import require_ddp, require_shares
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
-from bench.metrics import metric_names
+from bench.kinds import KINDS
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
-from bench.protocols import changed, default_protocol, limited, load_protocol
+from bench.protocols import default_protocol, limited, load_protocol, with_epochs
 from bench.races import write_race
 from bench.racing import RaceSource
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
@@ -26,7 +26,6 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
-from bench.techniques.objective import Objective
 from bench.techniques.selection import require_techniques, with_techniques
 
 if TYPE_CHECKING:
@@ -138,11 +137,12 @@ def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iter
 
 def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     """The protocol's data, after everything that can be wrong before training has been looked at."""
-    metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
+    kind = KINDS[protocol.workload.kind]
+    dataset = protocol.workload.check(data_dir)
+    metrics = kind.metric_names(protocol, dataset)
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
-    dataset = protocol.workload.check(data_dir)
-    Objective(protocol, protocol.workload.example(dataset.network_options), dataset)
+    kind.objective(protocol, protocol.workload.example(dataset.network_options), dataset)
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip
@@ -221,7 +221,7 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
         protocol, _ = default_protocol()
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
-        chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
+        chosen = with_epochs(chosen, epochs, f"--epochs {epochs}")
     if (limit := given.pop("limit", None)) is not None:
         chosen = limited(chosen, limit)
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers

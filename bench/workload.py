@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a study's files are read without waiting for torch
 
 
 Modality = Literal["text", "image", "audio"]
+WorkloadKind = Literal["retrieval", "continual"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 # What a constructor or a forward pass raises where an option does not suit it.
 OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
@@ -45,6 +46,7 @@ def _line(error: BaseException) -> str:
 class Workload(BaseModel):
     """What is trained on what; every field can change a result.
 
+    `kind` says what a run is asked for and how it is scored: retrieval between modalities, or tasks in sequence.
     `dataset` and `model` are references (`module:Class`); their options are the constructors' keyword arguments.
     `revision` is raised by one when the recipe's or the network's numerics change.
     """
@@ -62,6 +64,7 @@ class Workload(BaseModel):
     temperature: float = Field(default=0.07, gt=0)
     multi_positive: bool = False
     revision: int = 1
+    kind: WorkloadKind = "retrieval"
 
     @field_validator("dataset_options", "model_options")
     @classmethod

@@ -30,12 +30,18 @@ from bench.reporting.figures.frame import (
     titled,
 )
 from bench.reporting.figures.looks import CROSS, MUTED, Look
-from bench.summary import AVERAGES, metric_title
+from bench.summary import HEADLINES, metric_title
+from bench.workload import WorkloadKind
 
 Value = Callable[[CurvePoint], float | None]
 Limits = tuple[float, float]
 BANDS = 12  # optimizers up to which their intervals are drawn: more would be one grey
 FAILED_LINES = 10  # of an optimizer's failed runs that are drawn in full; all have their cross
+# What the metrics of a kind of workload are of, in titles.
+_SAID: Mapping[WorkloadKind, tuple[str, str, str]] = {
+    "retrieval": ("Retrieval", " of the test queries", ", mean of all directions"),
+    "continual": ("Accuracy", "", ", means over tasks"),
+}
 MARGIN = 0.04  # between the data and the axes, of their span
 
 
@@ -73,8 +79,10 @@ def loss_figure(analysis: Analysis, look: Look) -> Drawn | None:
 
 
 def retrieval_figure(analysis: Analysis, look: Look) -> Drawn | None:
-    """R@1, R@5 and R@10 over epochs, means of all directions; None without a curve of them."""
-    shown = [m for m in AVERAGES if any(m in p.metrics for curve in analysis.study.curves.values() for p in curve)]
+    """The study's leading metrics over epochs; None without a curve of them."""
+    kind = analysis.study.protocol.workload.kind
+    titles, (what, of, rest) = HEADLINES[kind], _SAID[kind]
+    shown = [m for m in titles if any(m in p.metrics for curve in analysis.study.curves.values() for p in curve)]
     if not shown:
         return None
     figure = Figure(figsize=(1 + 4 * len(shown), 4.8))
@@ -84,13 +92,13 @@ def retrieval_figure(analysis: Analysis, look: Look) -> Drawn | None:
         lines |= {str(line.get_label()): line for line in draw_bounds(known, axes.axhline)}
         if not _panel(axes, analysis, look, partial(_metric, metric), known.values(), vanished=0):
             return None
-        axes.set_title(f"{AVERAGES[metric]}, % of the test queries", fontweight="normal")
-    over_panels(figure, titled(analysis, "Retrieval over training, mean of all directions"))
+        axes.set_title(f"{titles[metric]}, %{of}", fontweight="normal")
+    over_panels(figure, titled(analysis, f"{what} over training{rest}"))
     optimizers_legend(figure, look, analysis.rows, list(lines.values()))
     metric = shown[0]
     ends = [f"{row.optimizer} {row.metrics[metric].mean:.2f}" for row in analysis.rows if metric in row.metrics]
-    return Drawn(figure, "Retrieval over training",
-                 f"{', '.join(AVERAGES[m] for m in shown)} over epochs: {_band(analysis)}. Mean {metric_title(metric)} "
+    return Drawn(figure, f"{what} over training",
+                 f"{', '.join(titles[m] for m in shown)} over epochs: {_band(analysis)}. Mean {metric_title(metric)} "
                  f"at the last epoch: {listed(ends, 'no run is ok')}; "
                  f"{bounds_text(known_bounds(analysis, metric))}.")  # fmt: skip
 
