@@ -126,11 +126,13 @@ class ContinualImages(TaskDataset):
         sizes = [len(each) for each in rows.values()]
         self._rows = dict(zip(rows, torch.arange(len(every), device=device).split(sizes), strict=True))
         tokenizer = CharacterTokenizer()
-        texts = [prompt.format(names[place].replace("_", " ").lower()) for place in order_C.tolist()]
+        words = [each.replace("_", " ").lower() for each in names]
+        texts = [prompt.format(words[int(place)]) for place in order_C]
         text_CL, mask_CL = tokenizer.encode_batch(texts, max(len(tokenizer.encode(text)) for text in texts))
         self._text_CL, self._mask_CL = text_CL.to(device), mask_CL.to(device)
         self._network_options = {"vocab_size": tokenizer.vocab_size}
-        self._share, self._buffer, self._sampling = replay_share, buffer, sampling
+        self._share, self._buffer = replay_share, buffer
+        self._sampling: replay.Sampling = sampling
         self._digest = _digest(texts, image_NHWC, label_N, rows)
 
     @property

@@ -1,7 +1,7 @@
 """Workloads of continual learning: tasks in sequence, scored by the accuracy of every task after each of them.
 
 An image is classified among all classes seen so far (class-incremental); besides, among those of its own task
-(task-incremental). Images of tasks to come are not looked at: no prompt of theirs is there, so that their accuracy is 0.
+(task-incremental). Images of tasks to come are not looked at: none of their prompts is there, so their accuracy is 0.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ def _accuracies(trainer: Trainer, dataset: TaskDataset, split: HeldOut, task: in
     """The percentage right of every task's images, 0 of those after `task`; and their mean within the own task."""
     trainer.model.eval()
     samples, sequence = dataset.seen(split, task), dataset.sequence
-    right: list[Tensor] = []  # [2, n]: among all classes seen, and among the task's
+    right: list[Tensor] = []  # [K = 2, n]: among all classes seen, and among the task's
     for start in range(0, len(samples), EVALUATION_BATCH):
         batch = samples.take(slice(start, start + EVALUATION_BATCH))
         with autocast(trainer.protocol, trainer.device):
             logits_BC = trainer.model(batch.inputs(), batch.masks(), NO_DROPOUT)["logits"].float()
         right.append(_right(logits_BC, batch.label_N, sequence.classes_per_task))
-    task_N, right_2N = samples.label_N // sequence.classes_per_task, torch.cat(right, dim=1)
-    among, within = ([100 * row[task_N == i].double().mean().item() for i in range(task + 1)] for row in right_2N)
+    task_N, right_KN = samples.label_N // sequence.classes_per_task, torch.cat(right, dim=1)
+    among, within = ([100 * row[task_N == i].double().mean().item() for i in range(task + 1)] for row in right_KN)
     unseen = [0.0] * (sequence.tasks - task - 1)
     return [*among, *unseen], sum(within) / sequence.tasks
 

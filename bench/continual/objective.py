@@ -36,8 +36,8 @@ class ContinualObjective(Objective):
         self._weight = classification.contrastive_weight
 
     def of_batch(self, embeddings: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
-        """`classification` and `contrastive`; the latter of each image with the prompt of its class, of which all images
-        of the class are positives."""
+        """`classification`, and `contrastive` of images and the prompts of their classes; all images of a class are
+        positives of its prompt."""
         label_B = targets.label_B
         named = {"image": embeddings["image"], "text": embeddings["text"][label_B]}
         pair = pair_losses(named, label_B, temperature=self._workload.temperature, multi_positive=True)

@@ -193,8 +193,8 @@ def tasks(study: Study) -> Table:
             lines.append([Cell(row.optimizer if t == 1 else ""), number(t, "d"), *shown])
     count = max((len(line) - 2 for line in lines), default=0)
     headings = ["optimizer", "after task", *(f"task {i}" for i in range(1, count + 1))]
-    note = ("Accuracy in percent on each task's test images after every task, among all classes seen so far; means over "
-            "the runs that are ok.")  # fmt: skip
+    note = ("Accuracy in percent on each task's test images after every task, among all classes seen so far; means "
+            "over the runs that are ok.")  # fmt: skip
     return table("tasks", "Accuracy of every task after every task", headings, lines, text=["optimizer"], note=note)
 
 
@@ -229,7 +229,7 @@ def terminal_summary(study: Study) -> Group:
     chosen = columns(table, primary, kind)
     measured, beside = ("R@1", "R@5, R@10, loss and cost")
     if kind == "continual":
-        measured, beside = metric_title(primary), "accuracy within the own task, loss and cost"
+        measured, beside = TITLES.get(primary, metric_title(primary)), "accuracy within the own task, loss and cost"
     title = f"{study.protocol.name} ({study.protocol.hash}): {measured} on the test split at the last epoch"
     shown = [
         Text(title, style="bold"),

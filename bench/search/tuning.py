@@ -36,8 +36,8 @@ def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
     Raises `UsageError` where a value is not allowed.
     """
     if (metric := basis.protocol.primary_metric) in WORST:
-        raise UsageError(f"primary_metric is {metric!r}, which is not known of the validation split; allowed for a search "
-                         f"is {AVERAGE_ACCURACY}")  # fmt: skip
+        raise UsageError(f"primary_metric is {metric!r}, which is not known of the validation split; allowed for a "
+                         f"search is {AVERAGE_ACCURACY}")  # fmt: skip
     stored = stored_plans(basis)
     request = settled(request, list(stored.values()))
     assert request.trials is not None

@@ -55,8 +55,8 @@ def tasks_figure(analysis: Analysis, look: Look) -> Drawn | None:
     over_panels(figure, titled(analysis, "Accuracy of each task as later ones are learned"))
     optimizers_legend(figure, look, shown, lines, failed=False)
     first = (f"{row.optimizer} {found[row.optimizer][0][0]:.1f} to {found[row.optimizer][-1][0]:.1f}" for row in shown)
-    return Drawn(figure, "Each task over the tasks", "Accuracy of every task after it and after every later task, means "
-                 f"over ok seeds. The first task, from after it to after the last: {listed(first)}.")  # fmt: skip
+    return Drawn(figure, "Each task over the tasks", "Accuracy of every task after it and after every later task, "
+                 f"means over ok seeds. The first task, from after it to after the last: {listed(first)}.")  # fmt: skip
 
 
 def forgetting_figure(analysis: Analysis, look: Look) -> Drawn | None:
