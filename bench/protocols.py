@@ -30,13 +30,16 @@ def _real(name: str, title: str, *, epochs: int, batch_size: int) -> Protocol:
 
 
 def _tasks(name: str, title: str, *, batch_size: int, precision: Literal["float32", "bf16"] = "bf16") -> Protocol:
-    """Tasks in sequence, scored at the end of each; the rate is the same in the last task as in the first."""
+    """Tasks in sequence, scored at the end of each; the rate is the same in the last task as in the first.
+
+    Two classes have a small loss to begin with, and who is sure of them a large one at the next two: neither is lost.
+    """
     workload = WORKLOADS[name]
     each = workload.dataset_options["epochs_per_task"]
     assert isinstance(each, int)
     return Protocol(
         name=name, title=title, workload=workload, epochs=TASKS * each, batch_size=batch_size, precision=precision,
-        evaluate_every=each, primary_metric=AVERAGE_ACCURACY, warmup=0.02,
+        evaluate_every=each, primary_metric=AVERAGE_ACCURACY, warmup=0.02, diverged_loss_factor=100.0,
         techniques=Techniques(classification=Classification(contrastive_weight=0.3)),
     )  # fmt: skip
 

@@ -190,7 +190,7 @@ def tasks(study: Study) -> Table:
         found = mean_matrix(row)
         for t, accuracies in enumerate(found, 1):
             shown = [number(value, ".1f") if i <= t else Cell("") for i, value in enumerate(accuracies, 1)]
-            lines.append([Cell(row.optimizer if t == 1 else ""), number(t, "d"), *shown])
+            lines.append([Cell(row.optimizer), number(t, "d"), *shown])
     count = max((len(line) - 2 for line in lines), default=0)
     headings = ["optimizer", "after task", *(f"task {i}" for i in range(1, count + 1))]
     note = ("Accuracy in percent on each task's test images after every task, among all classes seen so far; means "

@@ -30,7 +30,7 @@ from bench.reporting.figures.frame import (
     titled,
 )
 from bench.reporting.figures.looks import CROSS, MUTED, Look
-from bench.summary import HEADLINES, metric_title
+from bench.summary import HEADLINES, lower_is_better, metric_title
 from bench.workload import WorkloadKind
 
 Value = Callable[[CurvePoint], float | None]
@@ -90,7 +90,9 @@ def retrieval_figure(analysis: Analysis, look: Look) -> Drawn | None:
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         known = known_bounds(analysis, metric)
         lines |= {str(line.get_label()): line for line in draw_bounds(known, axes.axhline)}
-        if not _panel(axes, analysis, look, partial(_metric, metric), known.values(), vanished=0):
+        if not _panel(
+            axes, analysis, look, partial(_metric, metric), known.values(), vanished=int(lower_is_better(metric))
+        ):
             return None
         axes.set_title(f"{titles[metric]}, %{of}", fontweight="normal")
     over_panels(figure, titled(analysis, f"{what} over training{rest}"))
@@ -152,7 +154,9 @@ def _panel(axes: Axes, analysis: Analysis, look: Look, value: Value, levels: Ite
     span = _span(analysis, courses, value)
     if span is None:
         return False
-    limits = _set_limits(axes, (min(span[0], *levels, span[1]), max(*span, *levels)), from_zero=not vanished)
+    limits = _set_limits(
+        axes, (min(span[0], *levels, span[1]), max(*span, *levels)), from_zero=not vanished and span[0] >= 0
+    )
     for name, course in courses.items():
         axes.plot(course.epochs, course.mean, **look.line(name, len(course.epochs)))
         if len(analysis.rows) <= BANDS:

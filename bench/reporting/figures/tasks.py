@@ -44,7 +44,7 @@ def tasks_figure(analysis: Analysis, look: Look) -> Drawn | None:
         for row in shown:
             after = range(i + 1, len(found[row.optimizer]) + 1)
             values = [found[row.optimizer][t - 1][i] for t in after]
-            axes.plot(list(after), values, **look.line(row.optimizer, len(values)))
+            axes.plot(list(after), values, **look.line(row.optimizer, 1))
         axes.set_title(f"task {i + 1}", fontweight="normal")
         axes.set_xlim(0.5, T + 0.5)
         axes.set_xticks(range(1, T + 1))
@@ -64,7 +64,7 @@ def forgetting_figure(analysis: Analysis, look: Look) -> Drawn | None:
     shown = [row for row in analysis.rows if {"average_accuracy", "forgetting"} <= row.metrics.keys()]
     if not shown:
         return None
-    figure = Figure(figsize=(8, 4.8))
+    figure = Figure(figsize=(9, 4.8))
     axes = figure.subplots()
     for row in shown:
         x, y = _values(row)
@@ -73,7 +73,7 @@ def forgetting_figure(analysis: Analysis, look: Look) -> Drawn | None:
                   **look.dot(row.optimizer, markersize=9))  # fmt: skip
     axes.set_xlabel(f"{with_unit('forgetting')} (lower is better)")
     axes.set_ylabel(f"{with_unit('average_accuracy')} (higher is better)")
-    axes.set_title(titled(analysis, "What was learned, and what was lost"))
+    axes.set_title(titled(analysis, "Accuracy and forgetting"))
     optimizers_legend(figure, look, shown, joined=False, failed=False)
     said = (", ".join(f"{metric_title(name)} {row.metrics[name].mean:.1f}" for name in TITLES if name in row.metrics)
             for row in shown)  # fmt: skip
