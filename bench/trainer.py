@@ -7,17 +7,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from bench import environment
+from bench import environment, multipliers
 from bench.bank import joins
 from bench.checkpoint import Keeper
 from bench.clock import Clock
+from bench.datasets.network_files import WithNetworkFiles
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.kinds import KINDS
@@ -29,7 +30,6 @@ from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import (
-    batch_order,
     generator_states,
     order_fingerprint,
     role_seed,
@@ -39,11 +39,19 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.augmentation import augmented
+from bench.techniques.checkpointing import checkpoint_encoders
+from bench.techniques.data import changed_modalities
+from bench.techniques.mixing import mixed_batch
+from bench.techniques.order import epoch_order
+from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
+    from bench.protocol import Protocol
+    from bench.workload import FileNetwork
 
 EVALUATION_BATCH = 256
 
@@ -76,6 +84,15 @@ def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Data
     if run.data_digest is not None and dataset.digest != run.data_digest:
         raise ValueError(f"{run.protocol.workload.name}: its files are not those of the study's plan; start it again")
     return dataset
+
+
+def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
+    """The data with what the network's frozen encoders make of it, where it has any."""
+    if not isinstance(dataset, WithNetworkFiles):
+        return dataset
+    changing = changed_modalities(protocol.techniques)
+    encoders = {name: each for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}
+    return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
 @dataclass(slots=True)
@@ -127,6 +144,7 @@ class Trainer:
                 self.model = workload.build_model(self.dataset.network_options)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
+            self.dataset = _with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             with torch_seeded(role_seed(run.seed, "objective")):
@@ -134,11 +152,15 @@ class Trainer:
             own = self.objective.roled_parameters()
             # What is trained: names of the network's parameters alone where the loss has none.
             trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
+            roled = [*roled_parameters(self.model, workload.roles()), *own]
+            techniques = protocol.techniques
+            self.stages = StageSwitch(techniques.stages, self.model, roled) if techniques.stages else None
+            if techniques.checkpointing is not None:
+                checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer: Optimizer = spec.build(
-                [*roled_parameters(self.model, workload.roles()), *own], run.hyperparameters
-            )
+            factors = multipliers.factors_of(roled, [protocol.rate_multipliers | own for own in protocol.stage_rates])
+            self.optimizer, self.rate_factors = multipliers.build(spec, roled, run.hyperparameters, factors)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(trained)
             self.divergence = DivergenceWatch(trained, protocol)
@@ -146,6 +168,7 @@ class Trainer:
             self.take_step = OptimizerStep(
                 self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
+        self._noise_seed = role_seed(run.seed, "augmentation")
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -179,6 +202,8 @@ class Trainer:
         """
         self.model.train()
         self.objective.train()
+        if self.stages is not None:
+            self.stages.enter(self.epoch + 1)
         self._switch_weights(training=True)
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):
@@ -195,8 +220,9 @@ class Trainer:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epoch + 1
-            samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
-            order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+            samples = self._training_samples(epoch, self._noise_seed)
+            order = epoch_order(self.protocol, self.dataset, samples, role_seed(self.run.seed, "order"), epoch)
+            samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
         return self._data
@@ -219,15 +245,18 @@ class Trainer:
         warmup = round(self.protocol.warmup * total)
         options = self.protocol.schedule_options
         factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup, options)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+        stage = 0 if self.stages is None else self.stages.number(self.epoch + 1)
+        groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
+        for group, rate, multipliers_of_stages in groups:
+            group["lr"] = rate * multipliers_of_stages[stage] * factor
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe() if watched else nullcontext()
         progress = self.epoch / self.protocol.epochs
-        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress)
+        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress, mixed=mixed)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -242,13 +271,14 @@ class Trainer:
     @torch.no_grad()
     def _gather_statistics(self, samples: SampleSource, order: Tensor) -> None:
         """Running statistics for the weights at hand: the mean over the epoch's batches."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        for indices in order.split(self.protocol.batch_size) if norms else ():
-            batch = samples.take(indices)
+        first = self.step - self.steps_per_epoch
+        for i, indices in enumerate(order.split(self.protocol.batch_size) if norms else ()):
+            batch, _ = mixed_batch(samples.take(indices), self.protocol.techniques.mixup, self._noise_seed, first + i)
             with autocast(self.protocol, self.device):
                 self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -33,14 +33,14 @@ class ContinualObjective(Objective):
         super().__init__(protocol.model_copy(update={"techniques": type(protocol.techniques)()}), network, dataset)
         classification = protocol.techniques.classification
         assert classification is not None
-        self._weight = classification.contrastive_weight
+        self._weight, self._of_cosines = classification.contrastive_weight, protocol.workload.temperature
 
     def of_batch(self, embeddings: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """`classification`, and `contrastive` of images and the prompts of their classes; all images of a class are
         positives of its prompt."""
         label_B = targets.label_B
         named = {"image": embeddings["image"], "text": embeddings["text"][label_B]}
-        pair = pair_losses(named, label_B, temperature=self._workload.temperature, multi_positive=True)
+        pair = pair_losses(named, label_B, temperature=self._of_cosines, multi_positive=True)
         return {
             "classification": F.cross_entropy(embeddings["logits"].float(), label_B),
             "contrastive": self._weight * pair["image_text"],

@@ -5,9 +5,12 @@ A technique that is on is part of the protocol's hash. `TECHNIQUES` says of each
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -52,7 +55,9 @@ class Supervised(_Options):
 
 
 class MultiPositive(_Options):
-    """All samples of one match id are positives: captions of one image, equal texts."""
+    """Samples that are equal in one of `equal` are positives: captions of one image (match), texts, labels."""
+
+    equal: tuple[Literal["match", "text", "label"], ...] = Field(default=("match",), min_length=1)
 
 
 class SigLIP(_Options):
@@ -63,22 +68,40 @@ class SigLIP(_Options):
 
 
 class Classification(_Options):
-    """Cross-entropy of the label by a linear head on each embedding, + `contrastive_weight` · the contrastive loss."""
+    """Cross-entropy of the label by one linear head for all modalities, + `contrastive_weight` · the pairs' losses."""
 
     contrastive_weight: float = Field(default=0.3, ge=0)
 
 
 class Distillation(_Options):
-    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is the file of stored weights."""
+    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is a file of `bench run --save-best`.
+
+    What the file holds, `sha256`, is part of a protocol's hash, and where it lies is not.
+    """
 
     teacher: str
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     temperature: float = Field(default=2.0, gt=0)
     alpha: Share = 0.5
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_file(cls, content: Any) -> Any:
+        """Where there is no digest yet, that of the file as it is now."""
+        if not isinstance(content, dict) or content.get("sha256") or not isinstance(content.get("teacher"), str):
+            return content
+        try:
+            return {**content, "sha256": hashlib.sha256(Path(content["teacher"]).read_bytes()).hexdigest()}
+        except OSError as error:
+            raise ValueError(f"teacher {content['teacher']}: {error.strerror or error}") from None
+
 
 class ImageAugmentation(_Options):
-    """Random resized crop, flip, colour jitter and grey, in training alone."""
+    """Random resized crop, flip, colour jitter and grey, in training alone.
+
+    A crop has at least the share `smallest_crop` of the area; half of the images are mirrored. Brightness, contrast and
+    saturation are multiplied by 1 ± `jitter` at most; the share `grey` of the images loses its colours.
+    """
 
     smallest_crop: float = Field(default=0.7, gt=0, le=1)
     flip: bool = True
@@ -87,16 +110,38 @@ class ImageAugmentation(_Options):
 
 
 class TextAugmentation(_Options):
-    """A share of captions loses words, or gets synonyms of the user's table; short captions stay."""
+    """A share of captions loses words, or gets synonyms of the user's table; short captions stay.
+
+    `words` is the share of a caption's words that are changed: half are deleted, half replaced. `synonyms` has texts by
+    word, in lower case; without it nothing is replaced.
+    """
 
     captions: Share = 0.3
     words: Share = 0.1
     longest_kept: int = Field(default=3, ge=0)
     synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
+    @field_validator("synonyms")
+    @classmethod
+    def _words_by_word(cls, synonyms: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for word, others in synonyms.items():
+            if (
+                word.split() != [word]
+                or word != word.lower()
+                or not others
+                or not all(other.split() for other in others)
+            ):
+                raise ValueError(
+                    f"{word!r} stands for {list(others)}; allowed are a word in lower case and texts for it"
+                )
+        return synonyms
+
 
 class SpecAugment(_Options):
-    """Bands of time and frequency of a spectrogram are set to its mean; widths are shares of its size."""
+    """Bands of time and frequency of a spectrogram are set to its mean; widths are shares of its size.
+
+    A mask is as wide as its share at most, in time of the frames that are no padding.
+    """
 
     time_masks: int = Field(default=2, ge=0)
     time_width: Share = 0.1
@@ -105,14 +150,21 @@ class SpecAugment(_Options):
 
 
 class MixUp(_Options):
-    """Images are mixed with another's of the batch, λ ~ Beta(α, α), and so are the targets; or a box is cut in."""
+    """Images are mixed with another's of the batch, λ ~ Beta(α, α), and so are the targets; or a box is cut in.
+
+    One λ and one permutation a step; with "cutmix" a box of area 1 − λ is another image's.
+    """
 
     alpha: float = Field(default=0.2, gt=0)
     mode: Literal["mixup", "cutmix"] = "mixup"
 
 
 class Curriculum(_Options):
-    """Samples with captions over a length that grows with training are drawn less often."""
+    """Samples with captions over a length that grows with training are drawn less often.
+
+    A caption is as difficult as min(1, easiest + (1 − easiest) · its words / `words`), and weighs `weight_above` where
+    that is over easiest + (1 − easiest) · min(1, epochs done / (`full_at` · all epochs)), else 1. With replacement.
+    """
 
     words: int = Field(default=20, ge=1)
     easiest: float = Field(default=0.3, ge=0, le=1)
@@ -121,7 +173,7 @@ class Curriculum(_Options):
 
 
 class SemanticGroups(_Options):
-    """Batches made of groups of at least `size` samples of one match id; positives are by match id."""
+    """Batches made of groups of at least `size` samples of one match id; positives must be by match id or label."""
 
     size: int = Field(default=2, ge=2)
 
@@ -137,21 +189,42 @@ class Checkpointing(_Options):
 
 
 class Stage(_Options):
-    """Some epochs of training in which the parameters that match `freeze` stand still.
+    """Some epochs of training in which the parameters that a pattern of `freeze` is found in stand still.
 
-    `rates` multiplies the learning rate of parameters whose name a pattern is found in.
+    `rates` multiplies the learning rate of those that a pattern is found in; the last that is found holds.
     """
 
     epochs: int = Field(ge=1)
     freeze: tuple[str, ...] = ()
-    rates: dict[str, float] = Field(default_factory=dict)
-    hard_negatives: HardNegatives | None = None
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Stage:
+        for pattern in (*self.freeze, *self.rates):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return self
 
 
 class Stages(_Options):
     """Training in stages, one after the other; their epochs sum to the protocol's."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def rates(self) -> tuple[dict[str, float], ...]:
+        """The patterns of each stage with their factors."""
+        return tuple(stage.rates for stage in self.stages)
+
+    def at(self, epoch: int) -> Stage:
+        """The stage of an epoch, counted from 1."""
+        for stage in self.stages:
+            if epoch <= stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise ValueError(f"epoch {epoch} is after the last stage")
 
 
 class TestTimeTraining(_Options):
@@ -202,7 +275,7 @@ class Techniques(_Options):
 
     def hashed(self) -> dict[str, Any]:
         """What a protocol's hash covers: those that are on."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude={"distillation": {"teacher"}})
 
 
 _EXCLUSIVE = (
@@ -210,12 +283,16 @@ _EXCLUSIVE = (
     ("learned_temperature", "siglip"),
     ("siglip", "queue"),
     ("siglip", "hard_negatives"),
-    ("siglip", "mixup"),
     ("curriculum", "semantic_groups"),
 )
+# With one of these the lowest loss is not that of the plain objective.
+CHANGES_THE_LOSS = frozenset({
+    "learned_temperature", "reconstruction", "queue", "hard_negatives", "supervised", "multi_positive", "siglip",
+    "classification", "distillation", "language_model", "mixup", "semantic_groups",
+})  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({
-    "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "test_time_training",
+    "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "semantic_groups", "test_time_training",
 })  # fmt: skip
 
 
