@@ -117,6 +117,8 @@ class Protocol(BaseModel):
         """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
+        if self.workload.kind == "retrieval":
+            del content["workload"]["kind"]
         for name in HASHED_WHERE_SET:
             if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
                 del content[name]

@@ -21,9 +21,10 @@ from bench.cadenced import CadencedOptimizer
 from bench.checkpoint import Keeper
 from bench.clock import Clock
 from bench.datasets.network_files import WithNetworkFiles
-from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
+from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource
 from bench.diagnostics import DivergenceWatch, UpdateWatch
-from bench.metrics import NonFiniteEmbeddingError, embedding_scores
+from bench.kinds import KINDS
+from bench.metrics import NonFiniteEmbeddingError
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.optimizer_state import plain_attributes, restore_optimizer
@@ -45,7 +46,6 @@ from bench.techniques.augmentation import augmented
 from bench.techniques.checkpointing import checkpoint_encoders
 from bench.techniques.data import changed_modalities
 from bench.techniques.mixing import mixed_batch
-from bench.techniques.objective import Objective
 from bench.techniques.order import epoch_order
 from bench.techniques.stages import StageSwitch
 from bench.together import Member
@@ -148,7 +148,7 @@ class Trainer:
         ranks: Ranks | None = None,
     ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
-        self.run, self.protocol, self.device = run, protocol, device
+        self.run, self.protocol, self.device, self.kind = run, protocol, device, KINDS[workload.kind]
         self.clock = Clock(device)
         environment.reset_peak_memory(device)
         with self.clock.part("setup"):
@@ -161,7 +161,7 @@ class Trainer:
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             with torch_seeded(role_seed(run.seed, "objective")):
-                self.objective = Objective(protocol, self.model, self.dataset).to(device)
+                self.objective = self.kind.objective(protocol, self.model, self.dataset).to(device)
             own = self.objective.roled_parameters()
             # What is trained: names of the network's parameters alone where the loss has none.
             trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
@@ -319,20 +319,19 @@ class Trainer:
         return {name: torch.cat(xs) for name, xs in parts.items()}
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
-        """Instance-level retrieval metrics of a held-out split, in percent."""
+        """Metrics of a held-out split, in percent unless named rank."""
         with self._timed("evaluation"):
-            return embedding_scores(self.embeddings(split), ids_by_modality(self.dataset.pools(split), "match"))
+            return self.kind.scores(self, split)
 
     def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Validation metrics, and the test split's where every item of the query's class counts as found.
+        """Validation metrics, and the test split's at the level of classes (see `Kind.class_scores`).
 
         Raises `DivergedError` where an embedding is not finite.
         """
         try:
             validation = self.evaluate("validation")
             with self._timed("evaluation"):
-                labels = ids_by_modality(self.dataset.pools("test"), "label")
-                return validation, embedding_scores(self.embeddings("test"), labels)
+                return validation, self.kind.class_scores(self)
         except NonFiniteEmbeddingError as error:
             raise DivergedError(Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)) from error
 
@@ -400,8 +399,8 @@ class Trainer:
         return self._curve_point(totals, loss, metrics), failure
 
     def _evaluation_due(self) -> bool:
-        """At the last epoch, and in between as the protocol has it; a search looks at the last score alone."""
-        if self.epoch == self.protocol.epochs:
+        """At the last epoch, and in between as protocol and workload have it; a search needs the workload's alone."""
+        if self.epoch == self.protocol.epochs or self.kind.evaluation_due(self):
             return True
         return self.epoch % self.protocol.evaluate_every == 0 and self.run.seed < TUNING_SEEDS
 
