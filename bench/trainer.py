@@ -33,6 +33,7 @@ from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import (
+    batch_order,
     generator_states,
     order_fingerprint,
     role_seed,
@@ -46,7 +47,7 @@ from bench.techniques.augmentation import augmented
 from bench.techniques.checkpointing import checkpoint_encoders
 from bench.techniques.data import changed_modalities
 from bench.techniques.mixing import mixed_batch
-from bench.techniques.order import epoch_order
+from bench.techniques.order import decided_order
 from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
@@ -234,7 +235,10 @@ class Trainer:
         if self._data is None:
             epoch = self.epoch + 1
             samples = self._training_samples(epoch, self._noise_seed)
-            order = epoch_order(self.protocol, self.dataset, samples, role_seed(self.run.seed, "order"), epoch)
+            order_seed = role_seed(self.run.seed, "order")
+            order = decided_order(self.protocol, self.dataset, samples, order_seed, epoch)
+            if order is None:
+                order = batch_order(order_seed, epoch, len(samples))
             samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
