@@ -23,6 +23,15 @@ def _none_by_name(value: Any) -> Any:
     return None if value == "none" else value
 
 
+class Start(BaseModel):
+    """What runs begin with instead of fresh weights: a file of `bench.weights`, and whether its optimizer goes on."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    optimizer_state: bool
+
+
 class Protocol(BaseModel):
     """Rules of a study.
 
@@ -51,11 +60,14 @@ class Protocol(BaseModel):
     seeds: int = Field(default=5, ge=1)
     rates: Literal["default", "documents"] = "default"
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    start: Start | None = Field(default=None, description="of runs that go on from stored weights; see bench continue")
 
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
+        if self.start is None:  # as before there was such a thing
+            del content["start"]
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

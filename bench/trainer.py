@@ -20,6 +20,7 @@ from bench.checkpoint import Keeper
 from bench.clock import Clock
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
 from bench.diagnostics import DivergenceWatch, UpdateWatch
+from bench.embeddings import embeddings_alone
 from bench.metrics import NonFiniteEmbeddingError, embedding_scores
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
@@ -43,8 +44,7 @@ from bench.workload import Workload, roled_parameters
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
-
-EVALUATION_BATCH = 256
+    from bench.weights import Weights
 
 
 class DivergedError(ArithmeticError):
@@ -103,7 +103,7 @@ def _plain_attributes(optimizer: Optimizer) -> dict[str, Any]:
 
 
 class Trainer:
-    """One run from fresh weights to its record; holds what changes over the run's steps.
+    """One run from fresh weights, or those of `start`, to its record; holds what changes over the run's steps.
 
     With `ranks` it is one of the processes that carry out the run, each of which has a trainer.
     """
@@ -115,6 +115,7 @@ class Trainer:
         data_dir: Path | None = None,
         member: Member | None = None,
         ranks: Ranks | None = None,
+        start: Weights | None = None,
     ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
         self.run, self.protocol, self.device = run, protocol, device
@@ -124,6 +125,8 @@ class Trainer:
             self.dataset = _planned_data(run, data_dir, device)
             with torch_seeded(role_seed(run.seed, "init")):
                 self.model = workload.build_model(self.dataset.network_options)
+            if start is not None:
+                self.model.load_state_dict(start.network)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
             if ranks is not None:
@@ -139,6 +142,10 @@ class Trainer:
             self.take_step = OptimizerStep(
                 self.optimizer, spec.needs, self.model, self.dropout, protocol, device, ranks
             )
+            if start is not None and protocol.start is not None and protocol.start.optimizer_state:
+                self._take_over(start)
+        # The streams of batches, noise and dropout go on where those of the weights' own run would have.
+        self.epochs_before, self.steps_before = (0, 0) if start is None else (start.head.epoch, start.head.step)
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -165,6 +172,11 @@ class Trainer:
         size, batch = self.dataset.training_size, self.protocol.batch_size
         return size // batch if self.protocol.drop_last else -(-size // batch)
 
+    @property
+    def stream_step(self) -> int:
+        """The number of the step under way in the stream of dropout masks."""
+        return self.steps_before + self.step
+
     def train(self, until: int, check: Callable[[], None] = lambda: None) -> None:
         """The steps of the epoch under way up to number `until`, `check` called before each.
 
@@ -186,7 +198,7 @@ class Trainer:
     def _epoch_data(self) -> tuple[SampleSource, Tensor]:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
-            epoch = self.epoch + 1
+            epoch = self.epochs_before + self.epoch + 1
             samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
             order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
             self.first_order = self.first_order or order_fingerprint(order)
@@ -217,7 +229,7 @@ class Trainer:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe() if watched else nullcontext()
-        evaluation = self.take_step(batch, self.step, watch, evaluation)
+        evaluation = self.take_step(batch, self.stream_step, watch, evaluation)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -247,23 +259,10 @@ class Trainer:
     def embeddings(self, split: HeldOut) -> dict[str, Tensor]:
         """Embeddings [N, D] of every modality's items in the pools of a held-out split, float32."""
         if self._member is None:
-            return self._own_embeddings(split)
+            return embeddings_alone(self.model, self.dataset, split, self.protocol, self.device)
         embeddings, foreign = self._member.embeddings(self, split)
         self._foreign += foreign
         return embeddings
-
-    @torch.inference_mode()
-    def _own_embeddings(self, split: HeldOut) -> dict[str, Tensor]:
-        self.model.eval()
-        parts: dict[str, list[Tensor]] = {}
-        for pool in self.dataset.pools(split):
-            for start in range(0, len(pool), EVALUATION_BATCH):
-                batch = pool.take(slice(start, start + EVALUATION_BATCH))
-                with autocast(self.protocol, self.device):
-                    embeddings = self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
-                for name, x in embeddings.items():
-                    parts.setdefault(name, []).append(x.float())
-        return {name: torch.cat(xs) for name, xs in parts.items()}
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
         """Instance-level retrieval metrics of a held-out split, in percent."""
@@ -386,6 +385,13 @@ class Trainer:
             "seconds": self.seconds().model_dump(), "generators": generator_states(),
         }  # fmt: skip
 
+    def training_state(self) -> dict[str, Any]:
+        """What another run needs beyond the weights to go on with the training, as plain data and tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(), "attributes": _plain_attributes(self.optimizer),
+            "scaler": self.take_step.state()["scaler"], "generators": generator_states(),
+        }  # fmt: skip
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same identity; the trainer must be fresh."""
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
@@ -403,6 +409,15 @@ class Trainer:
             self.clock.carry(name, state["seconds"][name])
         self._in_training = True
         set_generator_states(state["generators"])
+
+    def _take_over(self, start: Weights) -> None:
+        """Go on with the optimizer of stored weights; its rates are the protocol's."""
+        training = start.training
+        if training is None:
+            raise ValueError(f"{start.path.name}: holds no state of the optimizer, as the protocol says it does")
+        self._restore_optimizer(training["optimizer"], training["attributes"])
+        self.take_step.restore_scale(training["scaler"])
+        set_generator_states(training["generators"])
 
     def _restore_optimizer(self, state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Its `state_dict`, with the types that it had, and its plain attributes."""

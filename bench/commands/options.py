@@ -78,6 +78,12 @@ _WHERE_AND_HOW = (
 )
 
 
+_WEIGHTS = (
+    click.option("--save-best", is_flag=True, help="Keep each run's best weights by the validation split: best.pt."),
+    click.option("--save-last", is_flag=True, help="Keep each run's last weights, to go on from: last.pt."),
+)
+
+
 def optimizers_option(default: str) -> Callable[[Command], Command]:
     """`--optimizers`, repeated or with commas."""
     return click.option(
@@ -93,6 +99,13 @@ def optimizers_option(default: str) -> Callable[[Command], Command]:
 def study_options(command: Command) -> Command:
     """The options of whatever carries out runs: protocol, study, and where and how they run."""
     for option in reversed(_WHERE_AND_HOW):
+        command = option(command)
+    return command
+
+
+def weights_options(command: Command) -> Command:
+    """Which weights runs keep."""
+    for option in reversed(_WEIGHTS):
         command = option(command)
     return command
 

@@ -20,6 +20,7 @@ from bench.commands.options import (
     optimizers_option,
     parse_overrides,
     study_options,
+    weights_options,
 )
 from bench.commands.watching import watching
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     help="Whose settings: published defaults, the documents' study, or the best of `bench tune`, searched first with "
     "`search`.  [default: the protocol's]",
 )
+@weights_options
 @click.option("--race", is_flag=True, help="Stop optimizers that cannot be the best any more, after 3, 5, 7 seeds.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop. Real data is decoded into the cache before.")
 @AS_JSON
@@ -70,7 +72,8 @@ def run_command(
         if dry_run:
             raise UsageError("--dry-run --lr search: the runs follow from the search's results; allowed is --lr tuned")
         _require_seeds(options["protocol"], options["seeds"], race)
-        shared = {key: value for key, value in options.items() if key not in ("rates", "seeds", "overrides")}
+        own = ("rates", "seeds", "overrides", "save_best", "save_last")
+        shared = {key: value for key, value in options.items() if key not in own}
         _search(optimizers, overrides, results=results, tracker_names=tracker_names, **shared)
         options["rates"] = "tuned"
     plan = prepare(list(optimizers), results=results, command=command, **options)
