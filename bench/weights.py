@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,13 +144,6 @@ def _head(text: Any, path: Path) -> Head:
     if head.protocol.hash != head.protocol_hash:
         raise BadRecordError(f"{path}: protocol_hash is {head.protocol_hash}; its protocol has {head.protocol.hash}")
     return head
-
-
-def kept_of(folder: Path) -> Iterator[tuple[Kind, Path]]:
-    """The files of weights that a run's folder holds, read or not."""
-    for kind, path in (("best", folder / "best.pt"), ("last", folder / "last.pt")):
-        if path.is_file():
-            yield kind, path
 
 
 def start_path(study: Path, sha256: str) -> Path:

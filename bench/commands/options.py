@@ -34,6 +34,11 @@ RESULTS = click.option(
 DATA_DIR = click.option(
     "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
 )
+DEVICE = click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
+WEIGHTS = click.Path(path_type=Path)
+CODE_PROTOCOL = click.option(
+    "--protocol", "-p", help="The run's protocol file, where it names code of your own: a stored file names none."
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 OVERRIDES = click.option(
     "--override",

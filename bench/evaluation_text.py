@@ -1,0 +1,64 @@
+"""The metrics of stored weights in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bench.reporting.result_table import NOTHING
+from bench.summary import PAIRS, limit_lines, metric_title, pools_line, unit
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from bench.evaluation import Evaluated, Row
+
+
+def view(found: Evaluated) -> Group:
+    """The rows as a table, and what they lie between."""
+    from rich.console import Group
+    from rich.text import Text
+
+    protocol, primary = found.protocol, found.protocol.primary_metric
+    lines = [line] if (line := pools_line(found.pools, found.split)) else []
+    lines += limit_lines(primary, lambda metric: (found.chance.get(metric), found.ceiling.get(metric)))
+    if found.class_chance["avg_r1"] != found.chance["avg_r1"]:
+        lines.append(f"chance of R@1 where any item of the class counts: {found.class_chance['avg_r1']:.2f} %")
+    title = f"{protocol.name} ({protocol.hash}): retrieval in percent on the {found.split} split"
+    return Group(Text(title, style="bold"), _table(found), Text(), *(Text(line) for line in lines))
+
+
+def _table(found: Evaluated) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
+    view.add_column("weights", overflow="fold")
+    cells = _cells(found)
+    for heading in cells:
+        view.add_column(heading, justify="right", no_wrap=True)
+    for row in found.rows:
+        view.add_row(Text(row.name), *(cell(row) for cell in cells.values()))
+    return view
+
+
+def _cells(found: Evaluated) -> dict[str, Callable[[Row], str]]:
+    """The columns by heading; the primary metric comes first where it is not the average R@1."""
+    primary, first = found.protocol.primary_metric, found.rows[0]
+    pairs = {label: pair for label, pair in PAIRS.items() if f"{pair[0]}_r1" in first.metrics}
+    cells: dict[str, Callable[[Row], str]] = {"epoch": lambda row: NOTHING if row.epoch is None else str(row.epoch)}
+    if primary != "avg_r1":
+        cells[f"{metric_title(primary)} {unit(primary)}".rstrip()] = lambda row: f"{row.metrics[primary]:.2f}"
+    cells["R@1"] = lambda row: f"{row.metrics['avg_r1']:.2f}"
+    for label, pair in pairs.items():
+        cells[label] = lambda row, pair=pair: _both(row, pair)
+    cells |= {label: lambda row, metric=metric: f"{row.metrics[metric]:.2f}"
+              for label, metric in (("R@5", "avg_r5"), ("R@10", "avg_r10"))}  # fmt: skip
+    if any(row.class_metrics["avg_r1"] != row.metrics["avg_r1"] for row in found.rows):
+        cells["class"] = lambda row: f"{row.class_metrics['avg_r1']:.2f}"
+    return cells
+
+
+def _both(row: Row, pair: Sequence[str]) -> str:
+    return "/".join(f"{row.metrics[f'{direction}_r1']:.1f}" for direction in pair)
