@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,12 @@ from bench.errors import BadRecordError, UsageError
 from bench.metrics import NonFiniteEmbeddingError, ensemble_scores
 from bench.models.multimodal_memory_bank import NetworkBank
 from bench.protocol import Protocol
+from bench.ranking import recall_grain
 from bench.seeding import torch_seeded
+from bench.statistics.pairs import paired_t
+from bench.step import autocast
 from bench.study_changes import protocol_changes
+from bench.test_time import TestTimeEffect, test_time_effect
 from bench.trainer import resident_dataset
 from bench.weights import Weights
 from bench.worker import prepare_process
@@ -44,8 +49,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The mean over files of what test-time training adds to the metric, with its 95 % t-interval."""
+
+    files: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """The files' rows, then that of the ensemble where there are several; what the metrics lie between."""
+    """The files' rows, then that of the ensemble where there are several; what the metrics lie between.
+
+    `test_time` is each file's effect of test-time training where it was asked for, `over_seeds` all of them together.
+    """
 
     protocol: Protocol
     split: HeldOut
@@ -55,6 +73,8 @@ class Evaluated:
     chance: dict[str, float]
     class_chance: dict[str, float]
     ceiling: dict[str, float]
+    test_time: tuple[TestTimeEffect, ...] = ()
+    over_seeds: Difference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -62,6 +82,8 @@ class Evaluated:
             "protocol": {"name": self.protocol.name, "hash": self.protocol.hash}, "split": self.split,
             "rows": [asdict(row) for row in self.rows], "files": [str(path) for path in self.files],
             "pools": self.pools, "chance": self.chance, "class_chance": self.class_chance, "ceiling": self.ceiling,
+            "test_time": [asdict(effect) for effect in self.test_time],
+            "over_seeds": None if self.over_seeds is None else asdict(self.over_seeds),
         }  # fmt: skip
 
 
@@ -92,6 +114,28 @@ def evaluate(files: Sequence[Weights], *, split: HeldOut, data_dir: Path | None,
         class_chance=chance_level(dataset, split, modalities, "label"),
         ceiling=ceiling(dataset, split, modalities),
     )  # fmt: skip
+
+
+def with_test_time(
+    found: Evaluated, files: Sequence[Weights], *, data_dir: Path | None, device: torch.device
+) -> Evaluated:
+    """The same with the effects of test-time training; raises `UsageError` where a network cannot adapt."""
+    metric, effects = found.protocol.primary_metric, []
+    for weights in files:
+        dataset = data_of(weights, data_dir, device)
+        with as_in_the_run(weights):
+            network = network_of(weights, dataset, device)
+            precision = partial(autocast, weights.head.protocol, device)
+            batch = weights.head.protocol.batch_size  # as many as it was trained on at once
+            effects.append(test_time_effect(network, dataset, found.split, precision, metric=metric, batch=batch))
+    together = None
+    if len(effects) > 1:
+        on, off = [each.on for each in effects], [each.off for each in effects]
+        over = paired_t(on, off, grain=recall_grain(found.protocol))
+        together = Difference(
+            files=len(effects), mean=float(over.difference), low=float(over.low), high=float(over.high)
+        )
+    return replace(found, test_time=tuple(effects), over_seeds=together)
 
 
 def names(files: Sequence[Weights]) -> list[str]:

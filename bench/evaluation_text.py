@@ -9,7 +9,7 @@ from bench.reporting.result_table import NOTHING
 from bench.summary import PAIRS, limit_lines, metric_title, pools_line, unit
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
     from bench.evaluation import Evaluated, Row
@@ -26,7 +26,31 @@ def view(found: Evaluated) -> Group:
     if found.class_chance["avg_r1"] != found.chance["avg_r1"]:
         lines.append(f"chance of R@1 where any item of the class counts: {found.class_chance['avg_r1']:.2f} %")
     title = f"{protocol.name} ({protocol.hash}): retrieval in percent on the {found.split} split"
-    return Group(Text(title, style="bold"), _table(found), Text(), *(Text(line) for line in lines))
+    parts = [Text(title, style="bold"), _table(found), Text(), *(Text(line) for line in lines)]
+    return Group(*parts, *(_test_time(found) if found.test_time else ()))
+
+
+def _test_time(found: Evaluated) -> list[RenderableType]:
+    """What test-time training changes, by file and over all."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"\nTest-time training: {metric_title(found.protocol.primary_metric)} without and with, in percent"
+    view = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="underline")
+    view.add_column("weights", overflow="fold")
+    for heading in ("off", "on", "difference", "95 % interval", "‖Δ‖", "of all"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for row, each in zip(found.rows, found.test_time, strict=False):  # the ensemble has no effect of its own
+        view.add_row(Text(row.name), f"{each.off:.2f}", f"{each.on:.2f}", f"{each.difference:+.2f}",
+                     Text(f"[{each.low:+.2f}, {each.high:+.2f}]"), f"{each.change:.3g}",
+                     f"{100 * each.relative_change:.2g} %")  # fmt: skip
+    batch = found.test_time[0].batch
+    lines = ["each interval: paired bootstrap over the split's items, of that network alone",
+             f"items in their order, {batch} at a time; the memories are restored to the last bit"]  # fmt: skip
+    if (over := found.over_seeds) is not None:
+        lines.insert(0, f"mean difference over {over.files} files {over.mean:+.2f}, 95 % t-interval "
+                        f"[{over.low:+.2f}, {over.high:+.2f}]")  # fmt: skip
+    return [Text(title, style="bold"), view, Text(), *(Text(line) for line in lines)]
 
 
 def _table(found: Evaluated) -> Table:

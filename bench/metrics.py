@@ -91,11 +91,16 @@ def scores_of_similarities(
 
     Keys: r1, r5, r10 (hit@k of any positive), mrr, mean_rank, median_rank. Every query needs a positive.
     """
+    return _scores(_all_counts(chunks), at)
+
+
+def _all_counts(chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Every query's `_counts`, [Q, 3]."""
     # Numbers, not tensors: a small tensor kept behind every freed block keeps the allocator from using it again.
     counts: list[list[int]] = []
     for block in _blocks(chunks):
         counts.extend(torch.stack(_counts(*block), dim=1).tolist())
-    return _scores(torch.tensor(counts), at)
+    return torch.tensor(counts)
 
 
 def _blocks(chunks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -216,6 +221,15 @@ def mean_retrieval(pairs: Sequence[tuple[Tensor, Tensor]], query_ids: Tensor, po
         return total / len(pairs) if others else total
 
     return scores_of_similarities(_chunks(similarity, query_ids, pool_ids))
+
+
+def query_scores(query_QD: Tensor, pool_ND: Tensor, query_ids: Tensor, pool_ids: Tensor, kind: str) -> Tensor:
+    """Each query's own score, [Q] float64, of a metric that is the mean over queries: rK or mrr, in percent."""
+    query, pool = unit_rows("query", query_QD), unit_rows("pool", pool_ND)
+    g, e, p = _all_counts(_chunks(lambda part: query[part] @ pool.T, query_ids, pool_ids)).unbind(dim=1)
+    if kind == "mrr":
+        return 100 * _expected_reciprocal_rank(g.double(), e.double(), p.double())
+    return 100 * hit_probability(g, e, p, int(kind.removeprefix("r")))
 
 
 def unit_rows(name: str, x_ND: Tensor) -> Tensor:

@@ -35,11 +35,12 @@ def evaluate_command(
 
     Several files are looked at each alone, and together as an ensemble that ranks by the mean of their similarities;
     they must be of the same data. --json prints protocol, split, rows (name, epoch, metrics, class_metrics), files,
-    pools, chance, class_chance, ceiling.
+    pools, chance, class_chance, ceiling, test_time (metric, off, on, difference, low, high, queries, batch, change,
+    relative_change, metrics_off, metrics_on) and over_seeds (files, mean, low, high).
     """
     import torch
 
-    from bench.evaluation import evaluate
+    from bench.evaluation import evaluate, with_test_time
     from bench.evaluation_text import view
     from bench.placement import usable_device
     from bench.terminal import screen
@@ -47,6 +48,8 @@ def evaluate_command(
     place = torch.device(usable_device(device))
     files = usable_weights(checkpoints, protocol)
     found = evaluate(files, split=split, data_dir=data_dir, device=place)
+    if test_time_training:
+        found = with_test_time(found, files, data_dir=data_dir, device=place)
     if as_json:
         print_json(found.to_json())
     else:
