@@ -26,6 +26,7 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.weights import read_start
 
 if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
@@ -149,8 +150,11 @@ def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None, *, rac
     """Run what is missing and return the study with all its records of the plan's protocol.
 
     With `race`, optimizers that cannot be the best any more run no further seeds (see `bench.racing`). Several
-    processes may carry out plans of one study at once. Raises `UsageError` where there are too few seeds for a race.
+    processes may carry out plans of one study at once. Raises `UsageError` where there are too few seeds for a race,
+    `BadRecordError` where the weights that the protocol begins with are not in the study.
     """
+    if (start := plan.protocol.start) is not None:
+        read_start(plan.store.path, start.sha256)
     raced = RaceSource(plan.runs, plan.missing, plan.store, plan.protocol) if race else None
     plan.store.write_protocol(plan.protocol)
     write_request(plan.store, plan.runs, plan.placement.command, race=race)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -152,10 +153,17 @@ def start_path(study: Path, sha256: str) -> Path:
 
 
 def keep_start(study: Path, weights: Weights) -> None:
-    """Keep a copy of the weights in the study, so that its runs go on also when the file is gone."""
-    path = start_path(study, weights.sha256)
-    if not (path.exists() and digest_path(path).exists()):
-        write_weights(path, weights.path.read_bytes())
+    """Keep a copy of the weights in the study, so that its runs go on also when the file is gone.
+
+    Raises `BadRecordError` where the file is not any more what was read.
+    """
+    with suppress(BadRecordError):
+        read_start(study, weights.sha256)
+        return
+    content, digest = _checked_bytes(weights.path)
+    if digest != weights.sha256:
+        raise BadRecordError(f"{weights.path}: was changed meanwhile")
+    write_weights(start_path(study, digest), content)
 
 
 def read_start(study: Path, sha256: str) -> Weights:

@@ -78,7 +78,7 @@ def run_command(
         options["rates"] = "tuned"
     plan = prepare(list(optimizers), results=results, command=command, **options)
     tracking = trackers(tracker_names, plan.store.path)
-    _announce(plan, reason)
+    announce(plan, reason)
     if dry_run:
         rows = [{"run_id": run.run_id, "optimizer": run.optimizer, "seed": run.seed} for run in plan.missing]
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
@@ -86,7 +86,12 @@ def run_command(
     with watching(plan, plan.store.path, tracking) as watcher:
         study = carry_out(plan, watcher, race=race)
     asked = {(run.optimizer, run.configuration) for run in plan.runs}
-    _show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
+    show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
+    end(plan, study)
+
+
+def end(plan: Plan, study: Study) -> None:
+    """Leave with the exit code of a study: some run failed, or there was nothing to do."""
     planned = {run.run_id for run in plan.runs}
     failed = [r for r in study.records if r.run_id in planned and r.outcome not in ("ok", "diverged")]
     if failed:
@@ -117,7 +122,7 @@ def _search(optimizers: Sequence[str], overrides: Sequence[str], **options: Any)
     carry_out_search(Request(), optimizers, overrides, **options)
 
 
-def _announce(plan: Plan, reason: str) -> None:
+def announce(plan: Plan, reason: str) -> None:
     """The first lines: which protocol and why, and what will run."""
     from bench.terminal import say
 
@@ -136,7 +141,7 @@ def _announce(plan: Plan, reason: str) -> None:
         say(f"warning: {line}", err=True)
 
 
-def _show(study: Study, as_json: bool) -> None:
+def show(study: Study, as_json: bool) -> None:
     """The closing table of the settings that were asked for, or their records as JSON."""
     if as_json:
         click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))
