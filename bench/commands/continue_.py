@@ -21,7 +21,7 @@ from bench.commands.options import (
     parse_setting,
     weights_options,
 )
-from bench.commands.run import end, show
+from bench.commands.run import end, say_weights, show
 from bench.commands.watching import watching
 
 
@@ -80,4 +80,5 @@ def continue_command(
     with watching(plan, plan.store.path, ()) as watcher:
         done = carry_out(plan, watcher)
     show(done, as_json)
+    say_weights(plan)
     end(plan, done)

@@ -87,7 +87,22 @@ def run_command(
         study = carry_out(plan, watcher, race=race)
     asked = {(run.optimizer, run.configuration) for run in plan.runs}
     show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
+    say_weights(plan)
     end(plan, study)
+
+
+def say_weights(plan: Plan) -> None:
+    """Where the weights are that were asked for, and how many runs have none."""
+    from bench.terminal import say
+
+    for kind, wanted in (("best", plan.placement.save_best), ("last", plan.placement.save_last)):
+        kept = sum((plan.store.run_dir(run.run_id) / f"{kind}.pt").is_file() for run in plan.runs)
+        without = len(plan.runs) - kept
+        why = f"they are not ok, or were done without --save-{kind}, and another --study does them again"
+        others = f"; {without} have none: {why}" if without else ""
+        if wanted:
+            say(f"{kind} weights of {kept} of {len(plan.runs)} runs: {plan.store.path}/runs/<run_id>/{kind}.pt{others}",
+                err=True)  # fmt: skip
 
 
 def end(plan: Plan, study: Study) -> None:
