@@ -41,9 +41,10 @@ def _test_time(found: Evaluated) -> list[RenderableType]:
     for heading in ("off", "on", "difference", "95 % interval", "‖Δ‖", "of all"):
         view.add_column(heading, justify="right", no_wrap=True)
     for row, each in zip(found.rows, found.test_time, strict=False):  # the ensemble has no effect of its own
+        share = NOTHING if each.relative_change is None else f"{100 * each.relative_change:.0f} %"
         view.add_row(Text(row.name), f"{each.off:.2f}", f"{each.on:.2f}", f"{each.difference:+.2f}",
                      Text(f"[{each.low:+.2f}, {each.high:+.2f}]"), f"{each.change:.3g}",
-                     f"{100 * each.relative_change:.0f} %")  # fmt: skip
+                     share)  # fmt: skip
     batch = found.test_time[0].batch
     lines = ["each interval: paired bootstrap over the split's items, of that network alone",
              f"items in their order, {batch} at a time; the memories are restored to the last bit"]  # fmt: skip

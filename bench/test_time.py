@@ -43,7 +43,8 @@ class TestTimeEffect:
     """A metric without and with test-time training, in percent.
 
     `low` and `high` bound the difference at 95 % by the paired bootstrap over items: what another test set of this size
-    could give, of this network. `change` is ‖Δ‖ of all tensors that may change, `relative_change` that over their norm.
+    could give, of this network. `change` is ‖Δ‖ of all tensors that may change, `relative_change` that over their norm,
+    None where that was 0.
     """
 
     metric: str
@@ -55,7 +56,7 @@ class TestTimeEffect:
     queries: int
     batch: int
     change: float
-    relative_change: float
+    relative_change: float | None
     metrics_off: dict[str, float]
     metrics_on: dict[str, float]
 
@@ -96,7 +97,8 @@ def test_time_effect(
     difference, low, high = _interval(metric, off, on, ids, single_pool=len(pools) == 1)
     return TestTimeEffect(
         metric=metric, off=scores[0][metric], on=scores[1][metric], difference=difference, low=low, high=high,
-        queries=sum(len(own) for own in ids.values()), batch=batch, change=change, relative_change=change / size,
+        queries=sum(len(own) for own in ids.values()), batch=batch, change=change,
+        relative_change=change / size if size else None,
         metrics_off=scores[0], metrics_on=scores[1],
     )  # fmt: skip
 

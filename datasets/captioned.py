@@ -74,7 +74,7 @@ class CaptionedData(Dataset):
         self._remarks = [str(remark) for remark in index.remarks]
         rows, media = self._decode(index, pictures, clips)
         stored = _stored(media, pictures, clips, torch.device(device))
-        self._image_size, self._clips = None if pictures is None else pictures.size, clips
+        self._pictures, self._clips = pictures, clips
         digests = [each.digest for each in media.values()]
         self._network_options: dict[str, int] = {}
         if "text" in wanted:
@@ -104,8 +104,8 @@ class CaptionedData(Dataset):
         return self._pools[split]
 
     def encoded(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
-        if modality == "image" and self._image_size is not None:
-            return queries.imagenet_row(Path(source), self._image_size), None
+        if modality == "image" and self._pictures is not None:
+            return queries.imagenet_row(Path(source), self._pictures.size, self._pictures.stored_size), None
         if modality == "audio" and self._clips is not None:
             return queries.audio_row(Path(source), self._clips.log_mel, self._clips.frames)
         return queries.text_row(self._text_tokenizer(), source, self._policy.text_length)

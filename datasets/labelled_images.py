@@ -154,7 +154,7 @@ class LabelledImages(Dataset):
 
     def encoded(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         if modality == "image":
-            return queries.imagenet_row(Path(source), self._image_size), None
+            return queries.imagenet_row(Path(source), self._image_size, self._image_size), None
         if modality == "text":
             return queries.text_row(CharacterTokenizer(), source, self._text_length)
         return super().encoded(modality, source)

@@ -48,11 +48,11 @@ def image_row(path: Path, size: int) -> Tensor:
     return images.square(images.decode(path), size).unsqueeze(0)
 
 
-def imagenet_row(path: Path, size: int) -> Tensor:
-    """The same, normalised as ImageNet's images are; float32."""
+def imagenet_row(path: Path, size: int, stored_size: int) -> Tensor:
+    """The middle of an image that is stored larger, as of a held-out one, normalised as ImageNet's are; float32."""
     from bench.datasets import images
 
-    return images.normalised(image_row(path, size))
+    return images.normalised(images.middle(image_row(path, stored_size), size))
 
 
 def audio_row(path: Path, settings: audio.LogMel, frames: int) -> tuple[Tensor, Tensor]:
