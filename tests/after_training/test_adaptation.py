@@ -25,7 +25,9 @@ ITEMS = 8
 class Directions(Dataset):
     """Item i has the text i and a spectrogram of i + 1."""
 
-    training_size = 0
+    @property
+    def training_size(self) -> int:
+        return 0
 
     def training(self, epoch: int, noise_seed: int) -> Samples:
         raise AssertionError

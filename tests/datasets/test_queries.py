@@ -63,6 +63,7 @@ def test_digits_of_ones_own_are_made_like_the_sets(small_digits_dir: Path, tmp_p
     torch.testing.assert_close(image[0], test.image_N3HW[row], rtol=0, atol=1e-5)
     recording = next((small_digits_dir / "fsdd" / "recordings").glob("0_*_0.wav"))
     spectrum, _ = data.encoded("audio", str(recording))
+    assert test.audio_N1FT is not None
     clips = [clip for clip in test.audio_N1FT if torch.allclose(clip, spectrum[0], rtol=0, atol=1e-3)]
     assert spectrum.shape == (1, 1, 32, 64) and len(clips) >= 1
 
