@@ -193,8 +193,8 @@ def run(
     (images or clips a split), `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry
     to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`,
     `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds),
-    `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is written then but decoded data in
-    the cache.
+    `checkpoint_steps`, `save_best`, `save_last`. Raises `UsageError` where a value is not allowed; nothing is written
+    then but decoded data in the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)

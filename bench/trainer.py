@@ -417,7 +417,8 @@ class Trainer:
             raise ValueError(f"{start.path.name}: holds no state of the optimizer, as the protocol says it does")
         self._restore_optimizer(training["optimizer"], training["attributes"])
         self.take_step.restore_scale(training["scaler"])
-        set_generator_states(training["generators"])
+        if start.head.device == self.device.type:  # of another kind there are no states for these generators
+            set_generator_states(training["generators"])
 
     def _restore_optimizer(self, state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Its `state_dict`, with the types that it had, and its plain attributes."""
