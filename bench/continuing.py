@@ -83,8 +83,11 @@ def _why_anew(weights: Weights, chosen: Selected) -> str | None:
 
 def _protocol(base: Protocol, sha256: str, epochs: int, *, optimizer_state: bool) -> Protocol:
     """The weights' protocol for the epochs that follow; its schedule begins anew."""
-    changes = {
+    changes: dict[str, Any] = {
         "name": base.name.removesuffix(ENDING) + ENDING, "epochs": epochs, "seeds": 1,
         "start": {"sha256": sha256, "optimizer_state": optimizer_state},
     }  # fmt: skip
+    if (stages := base.techniques.stages) is not None:  # the last one goes on
+        last = stages.stages[-1].model_copy(update={"epochs": epochs})
+        changes["techniques"] = {"stages": {"stages": [last.model_dump(mode="json")]}}
     return changed(base, changes, f"--epochs {epochs}")

@@ -9,12 +9,15 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from bench.schedule import Schedule
+from bench.schedule import Schedule, ScheduleOptions
+from bench.techniques.options import Techniques
 from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
+# Hashed only where they say something: a protocol without them keeps the hash that it had before there were any.
+HASHED_WHERE_SET = ("schedule_options", "start", "techniques")
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
@@ -53,6 +56,7 @@ class Protocol(BaseModel):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
+    schedule_options: ScheduleOptions = ScheduleOptions()
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     diverged_loss_factor: float = Field(default=10.0, gt=1)
@@ -61,13 +65,32 @@ class Protocol(BaseModel):
     rates: Literal["default", "documents"] = "default"
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     start: Start | None = Field(default=None, description="of runs that go on from stored weights; see bench continue")
+    techniques: Techniques = Techniques()
+
+    @model_validator(mode="after")
+    def _one_rise(self) -> Protocol:
+        if self.schedule == "one_cycle" and self.warmup:
+            raise ValueError(f"warmup is {self.warmup} and schedule one_cycle rises itself; allowed with it is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _all_epochs_in_stages(self) -> Protocol:
+        if self.techniques.stages is not None:
+            epochs = [stage.epochs for stage in self.techniques.stages.stages]
+            if sum(epochs) != self.epochs:
+                told = " + ".join(map(str, epochs))
+                raise ValueError(f"stages have {told} epochs, the protocol {self.epochs}; allowed are equal sums")
+        return self
 
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
-        if self.start is None:  # as before there was such a thing
-            del content["start"]
+        for name in HASHED_WHERE_SET:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del content[name]
+        if "techniques" in content:
+            content["techniques"] = self.techniques.hashed()
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

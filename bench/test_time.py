@@ -62,6 +62,11 @@ class TestTimeEffect:
 
     __test__ = False  # no test, whatever its name begins with
 
+    def figures(self) -> dict[str, float]:
+        """What a record keeps of it."""
+        names = ("off", "on", "difference", "low", "high", "change")
+        return {f"test_time_{name}": getattr(self, name) for name in names}
+
 
 @torch.no_grad()
 def test_time_effect(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -39,6 +39,9 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.checkpointing import checkpoint_encoders
+from bench.techniques.objective import Objective
+from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
@@ -131,16 +134,27 @@ class Trainer:
             self.model.to(device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
-            roled = roled_parameters(self.model, workload.roles())
+            with torch_seeded(role_seed(run.seed, "objective")):
+                self.objective = Objective(protocol, self.model, self.dataset).to(device)
+            if start is not None:
+                self.objective.load_state_dict(start.objective)
+            own = self.objective.roled_parameters()
+            # What is trained: names of the network's parameters alone where the loss has none.
+            trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
+            roled = [*roled_parameters(self.model, workload.roles()), *own]
+            techniques = protocol.techniques
+            self.stages = StageSwitch(techniques.stages, self.model, roled) if techniques.stages else None
+            if techniques.checkpointing is not None:
+                checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
             self.optimizer: Optimizer = spec.build(roled, run.hyperparameters)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.updates = UpdateWatch(self.model)
-            self.divergence = DivergenceWatch(self.model, protocol)
+            self.updates = UpdateWatch(trained)
+            self.divergence = DivergenceWatch(trained, protocol)
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
             self.take_step = OptimizerStep(
-                self.optimizer, spec.needs, self.model, self.dropout, protocol, device, ranks
+                self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
             if start is not None and protocol.start is not None and protocol.start.optimizer_state:
                 self._take_over(start)
@@ -183,6 +197,9 @@ class Trainer:
         Nothing is read back from the device but at the epoch's first step, which is watched.
         """
         self.model.train()
+        self.objective.train()
+        if self.stages is not None:
+            self.stages.enter(self.epoch + 1)
         self._switch_weights(training=True)
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):
@@ -221,7 +238,8 @@ class Trainer:
         """One step at its learning rate."""
         total = self.protocol.epochs * self.steps_per_epoch
         warmup = round(self.protocol.warmup * total)
-        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
+        options = self.protocol.schedule_options
+        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup, options)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         evaluation = None
@@ -229,7 +247,8 @@ class Trainer:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe() if watched else nullcontext()
-        evaluation = self.take_step(batch, self.stream_step, watch, evaluation)
+        progress = self.epoch / self.protocol.epochs
+        evaluation = self.take_step(batch, self.stream_step, watch, evaluation, progress=progress)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -374,6 +393,7 @@ class Trainer:
             **self.identity(),
             "step": self.step, "samples": self.samples, "epoch": self.epoch,
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "objective": {name: value.clone() for name, value in self.objective.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "attributes": _plain_attributes(self.optimizer),
             "totals": None if totals is None else
@@ -396,6 +416,7 @@ class Trainer:
         """Go on from a `state` of the same identity; the trainer must be fresh."""
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self._restore_optimizer(state["optimizer"], state["attributes"])
         if state["totals"] is not None:
             names, pairs, norms, done = state["totals"]

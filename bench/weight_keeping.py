@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from bench.errors import BadRecordError
 from bench.metrics import NonFiniteEmbeddingError
@@ -80,9 +81,8 @@ class WeightKeeper:
     def _write(self, kind: Kind, trainer: Trainer, score: float) -> None:
         assert self._folder is not None
         # The parameters of networks in a bank are views of one tensor, all of which would be stored.
-        network = {name: value.detach().cpu().clone() for name, value in trainer.model.state_dict().items()}
-        head, training = _head(kind, trainer, score), self._training(trainer)
-        content = packed(head, network, training)
+        network, objective = _copy(trainer.model), _copy(trainer.objective)
+        content = packed(_head(kind, trainer, score), network, objective, self._training(trainer))
         write_weights(self._folder / f"{kind}.pt", content)
 
     def _training(self, trainer: Trainer) -> Mapping[str, Any] | None:
@@ -105,6 +105,10 @@ class WeightKeeper:
             return None
         self._plain = True
         return state
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 def _sign(metric: str) -> int:

@@ -66,21 +66,27 @@ class Head(BaseModel):
 class Weights:
     """A file of weights, its tensors on the CPU.
 
-    `network` is the network's state; `training` what training goes on with (the optimizer's state and attributes, the
-    loss scale, the global generators), None of an optimizer whose state is no plain data.
+    `network` is the network's state, `objective` the loss's own (a learned temperature, a queue). `training` is what
+    training goes on with (the optimizer's state and attributes, the loss scale, the global generators), None of an
+    optimizer whose state is no plain data.
     """
 
     path: Path
     sha256: str
     head: Head
     network: Mapping[str, Tensor]
+    objective: Mapping[str, Tensor]
     training: Mapping[str, Any] | None
 
 
-def packed(head: Head, network: Mapping[str, Tensor], training: Mapping[str, Any] | None) -> bytes:
+def packed(
+    head: Head, network: Mapping[str, Tensor], objective: Mapping[str, Tensor], training: Mapping[str, Any] | None
+) -> bytes:
     """The content of a file."""
+    content = {"head": head.model_dump_json(), "network": dict(network), "objective": dict(objective),
+               "training": training}  # fmt: skip
     buffer = io.BytesIO()
-    torch.save({"head": head.model_dump_json(), "network": dict(network), "training": training}, buffer)
+    torch.save(content, buffer)
     return buffer.getvalue()
 
 
@@ -108,14 +114,19 @@ def read_weights(path: Path) -> Weights:
     content, digest = _checked_bytes(path)
     try:
         stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        head, network, training = stored["head"], stored["network"], stored["training"]
+        head, training = stored["head"], stored["training"]
+        network, objective = stored["network"], stored["objective"]
     except Exception:  # whatever torch finds wrong with a foreign file that has a digest of its own
         raise BadRecordError(f"{path}: holds no weights of a run, or more than plain data and tensors") from None
     known = _head(head, path)
-    whole = isinstance(network, dict) and all(isinstance(value, Tensor) for value in network.values())
-    if not whole or not (training is None or isinstance(training, dict)):
+    if not (_is_state(network) and _is_state(objective)) or not (training is None or isinstance(training, dict)):
         raise BadRecordError(f"{path}: network: is not a network's state by name")
-    return Weights(path=path, sha256=digest, head=known, network=network, training=training)
+    return Weights(path=path, sha256=digest, head=known, network=network, objective=objective, training=training)
+
+
+def _is_state(content: Any) -> bool:
+    """Whether it is tensors by name."""
+    return isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
 
 
 def _checked_bytes(path: Path) -> tuple[bytes, str]:

@@ -69,7 +69,7 @@ def test_weights_of_other_data_are_no_ensemble(bench, study, tmp_path: Path):
     found = read_weights(study.runs[0] / "last.pt")
     protocol = changed(found.head.protocol, {"workload": {"dataset_options": {"noise": 0.5}}}, "test")
     head = found.head.model_copy(update={"protocol": protocol, "protocol_hash": protocol.hash})
-    write_weights(tmp_path / "last.pt", packed(head, found.network, None))
+    write_weights(tmp_path / "last.pt", packed(head, found.network, {}, None))
     done = bench("evaluate", study.runs[0] / "last.pt", tmp_path / "last.pt")
     assert done.code == 2 and done.err.count("\n") == 1
     assert "(dataset_options.noise 0.04 → 0.5); allowed in an ensemble are weights of the same data" in done.err
@@ -78,7 +78,7 @@ def test_weights_of_other_data_are_no_ensemble(bench, study, tmp_path: Path):
 def test_weights_of_another_network_are_refused(bench, study, tmp_path: Path):
     found = read_weights(study.runs[0] / "last.pt")
     network = {name: value for name, value in found.network.items() if name != "type_vectors"}
-    write_weights(tmp_path / "last.pt", packed(found.head, network, None))
+    write_weights(tmp_path / "last.pt", packed(found.head, network, {}, None))
     done = bench("evaluate", tmp_path / "last.pt")
     assert done.code == 2 and done.err.count("\n") == 1 and "type_vectors" in done.err
 
@@ -86,6 +86,6 @@ def test_weights_of_another_network_are_refused(bench, study, tmp_path: Path):
 def test_files_that_are_not_the_runs_are_refused(bench, study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = read_weights(study.runs[0] / "last.pt")
     head = found.head.model_copy(update={"data_digest": "ab" * 32})
-    write_weights(tmp_path / "last.pt", packed(head, found.network, None))
+    write_weights(tmp_path / "last.pt", packed(head, found.network, {}, None))
     done = bench("evaluate", tmp_path / "last.pt")
     assert done.code == 2 and "their SHA-256 is None, the run's abababababab" in done.err

@@ -144,7 +144,7 @@ def test_weights_of_an_earlier_attempt_are_not_taken_for_this_one(constant: Prot
     """They go when a run begins anew, even where they are better than all that follow."""
     weights, _ = last_weights(run_of(constant, seed=4), tmp_path)
     head = weights.head.model_copy(update={"kind": "best", "score": 100.0, "epoch": 9})
-    write_weights(tmp_path / "best.pt", packed(head, weights.network, None))
+    write_weights(tmp_path / "best.pt", packed(head, weights.network, {}, None))
     together(run_of(constant), weights=both(tmp_path))
     assert read_weights(tmp_path / "best.pt").head.epoch <= 2
 
@@ -215,7 +215,7 @@ def of_a_newer_format(path: Path) -> None:
 def of_another_protocol(path: Path) -> None:
     found = read_weights(path)
     head = found.head.model_copy(update={"protocol": changed(found.head.protocol, {"epochs": 9}, "test")})
-    with_digest(path, packed(head, found.network, None))
+    with_digest(path, packed(head, found.network, {}, None))
 
 
 def with_an_object(path: Path) -> None:
@@ -223,7 +223,7 @@ def with_an_object(path: Path) -> None:
         def __reduce__(self):
             return (Path.touch, (path.parent / "hurt",))
 
-    torch.save({"head": "{}", "network": {"x": Bomb()}, "training": None}, path)
+    torch.save({"head": "{}", "network": {"x": Bomb()}, "objective": {}, "training": None}, path)
     with_digest(path, path.read_bytes())
 
 
@@ -253,7 +253,7 @@ def test_code_that_only_the_file_names_is_not_imported(bench, study, tmp_path: P
     workload = found.head.protocol.workload.model_copy(update=place)
     protocol = found.head.protocol.model_copy(update={"workload": workload})
     head = found.head.model_copy(update={"protocol": protocol, "protocol_hash": protocol.hash})
-    write_weights(tmp_path / "best.pt", packed(head, found.network, None))
+    write_weights(tmp_path / "best.pt", packed(head, found.network, {}, None))
     done = bench("evaluate", tmp_path / "best.pt")
     assert done.code == 2 and f"names code outside bench, {named!r}; allowed with --protocol" in done.err
     assert bench("evaluate", tmp_path / "best.pt", "-p", "mini").code == 2
