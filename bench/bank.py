@@ -49,6 +49,8 @@ def joins(trainer: Trainer) -> bool:
 @lru_cache(maxsize=16)
 def _protocol_is_bankable(protocol_json: str, device: str) -> bool:
     protocol = Protocol.model_validate_json(protocol_json)
+    if protocol.workload.model_reads_files:
+        return False
     try:
         network = protocol.workload.example()
     except UsageError:  # the runs themselves say so

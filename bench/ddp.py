@@ -42,6 +42,9 @@ def require_ddp(spec: OptimizerSpec, protocol: Protocol) -> None:
                          "without, and --parallel runs")  # fmt: skip
     if on := protocol.techniques.on:
         raise UsageError(f"--parallel ddp: techniques {', '.join(on)}; allowed are none, and --parallel runs")
+    if protocol.workload.model_reads_files:
+        raise UsageError("--parallel ddp: the network is made of your files, whose own dropout and batch norm know one "
+                         "process; allowed is --parallel runs")  # fmt: skip
     if protocol.precision == "fp16":
         raise UsageError("--parallel ddp: precision is 'fp16'; allowed are 'float32' and 'bf16', and --parallel runs")
 

@@ -155,7 +155,7 @@ def _asked(
         return pool.embedding_ND[query.item], pool.match_N[query.item : query.item + 1], thing
     assert query.source is not None
     try:
-        row, mask = dataset.encoded(query.modality, query.source)
+        row, mask = dataset.own_row(query.modality, query.source)
     except (DataError, ImportError) as error:
         raise UsageError(f"--{query.modality}: {error}") from None
     row, mask = row.to(device), None if mask is None else mask.to(device)

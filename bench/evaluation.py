@@ -26,7 +26,7 @@ from bench.statistics.pairs import paired_t
 from bench.step import autocast
 from bench.study_changes import protocol_changes
 from bench.test_time import TestTimeEffect, test_time_effect
-from bench.trainer import resident_dataset
+from bench.trainer import resident_dataset, with_frozen_results
 from bench.weights import Weights
 from bench.worker import prepare_process
 
@@ -153,7 +153,8 @@ def embeddings(weights: Weights, dataset: Dataset, split: HeldOut, device: torch
     with as_in_the_run(weights):
         network = network_of(weights, dataset, device)
         if not head.shared_passes:
-            return embeddings_alone(network, dataset, split, head.protocol, device)
+            seen = with_frozen_results(dataset, network, head.protocol, device)
+            return embeddings_alone(network, seen, split, head.protocol, device)
         bank = NetworkBank([network])  # pyright: ignore[reportArgumentType]  # runs share passes by no other
         bank.gather()
         return embeddings_together(bank, 1, dataset, split, head.protocol, device)[0]
@@ -218,8 +219,9 @@ def require_own_code(files: Sequence[Weights], given: Protocol | None) -> None:
     """
     for weights in files:
         workload = weights.head.protocol.workload
-        named = [workload.dataset, workload.model, *_texts(workload.dataset_options), *_texts(workload.model_options)]
-        foreign = [text for text in named if REFERENCE.fullmatch(text) and not OWN_CODE.fullmatch(text)]
+        named = [workload.dataset, workload.model]
+        named += [*_references(workload.dataset_options), *_references(workload.model_options)]
+        foreign = [text for text in named if not OWN_CODE.fullmatch(text)]
         if foreign and (given is None or _content(given.workload) != _content(workload)):
             raise UsageError(f"{weights.path}: names code outside bench, {foreign[0]!r}; allowed with --protocol and "
                              "the run's protocol file, which names it too")  # fmt: skip
@@ -229,13 +231,14 @@ def _content(workload: Workload) -> Mapping[str, Any]:
     return workload.model_dump(exclude={"name", "title"})
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text within options."""
+def _references(value: Any, key: str = "") -> Iterator[str]:
+    """Every text within options that may name code: by its form, or by its key."""
     if isinstance(value, str):
-        yield value
+        if key == "reference" or REFERENCE.fullmatch(value):
+            yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _texts(each)
+        for name, each in value.items():
+            yield from _references(each, name)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _texts(each)
+            yield from _references(each, key)

@@ -193,4 +193,5 @@ def _fingerprints(trainer: Trainer) -> Fingerprints:
         batch_order=trainer.first_order,
         initial_loss=trainer.initial_loss,
         data=trainer.dataset.digest,
+        files=dict(trainer.dataset.network_files),
     )

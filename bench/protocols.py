@@ -77,6 +77,15 @@ PROTOCOLS: dict[str, Protocol] = {
             **_RECIPE,
         ),
         _real("flickr30k", "Flickr30k, one caption an image and epoch", epochs=30, batch_size=128),
+        Protocol(
+            name="finetune",
+            title="pretrained ViT-B/16 and MobileBERT from your files, trained on with Flickr30k",
+            workload=WORKLOADS["flickr30k_towers"],
+            batch_size=64,
+            precision="bf16",
+            rate_multipliers={r"^towers\.": 0.05},
+            **_RECIPE,
+        ),
         _real("coco", "COCO captions, one caption an image and epoch", epochs=30, batch_size=128),
         _real("audiocaps", "AudioCaps, clips that are there", epochs=30, batch_size=64),
         _real("common_voice", "Common Voice", epochs=10, batch_size=64),
@@ -175,7 +184,7 @@ def _reset(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     if changes.get("dataset", base["dataset"]) != base["dataset"]:
         reset = {"name": str(changes["dataset"]), "title": "own data", "dataset_options": {}, "reads_files": False}
     if changes.get("model", base["model"]) != base["model"]:
-        reset["model_options"] = {}
+        reset |= {"model_options": {}, "model_reads_files": False}
     return reset
 
 

@@ -13,6 +13,7 @@ from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
 from bench.metrics import metric_names
+from bench.multipliers import require_found, require_multipliers
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
@@ -90,6 +91,9 @@ class Basis:
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
             require_techniques(chosen.spec, self.protocol)
+            stages = [*self.protocol.stage_rates, self.protocol.rate_multipliers]
+            factors = [factor for patterns in stages for factor in patterns.values()]
+            require_multipliers(chosen.spec, chosen.hyperparameters, factors)
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
@@ -99,7 +103,7 @@ class Basis:
 
     def warnings(self, data: Dataset) -> tuple[str, ...]:
         """What a user should know of the data, and of the optimizers on the protocol's network."""
-        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected])
+        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected], data)
         return (*data.remarks, *matrices)
 
 
@@ -129,10 +133,10 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     )  # fmt: skip
 
 
-def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iterator[str]:
+def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: Dataset) -> Iterator[str]:
     """What `matrix_warnings` says of the entries on the protocol's network."""
     if any(spec.matrix_algorithm for spec in specs):
-        roled = protocol.workload.roled_parameters()
+        roled = protocol.workload.roled_parameters(data.network_options)
         for spec in specs:
             yield from matrix_warnings(spec, roled)
 
@@ -144,6 +148,9 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
     require_fit(protocol, dataset)
+    if protocol.rate_multipliers:
+        network = protocol.workload.example(dataset.network_options)
+        require_found(protocol.rate_multipliers, [name for name, _ in network.named_parameters()])
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip

@@ -7,17 +7,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from bench import environment
+from bench import environment, multipliers
 from bench.bank import joins
 from bench.checkpoint import Keeper
 from bench.clock import Clock
+from bench.datasets.network_files import WithNetworkFiles
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.embeddings import embeddings_alone
@@ -47,7 +48,9 @@ from bench.workload import Workload, roled_parameters
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
+    from bench.protocol import Protocol
     from bench.weights import Weights
+    from bench.workload import FileNetwork
 
 
 class DivergedError(ArithmeticError):
@@ -78,6 +81,14 @@ def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Data
     if run.data_digest is not None and dataset.digest != run.data_digest:
         raise ValueError(f"{run.protocol.workload.name}: its files are not those of the study's plan; start it again")
     return dataset
+
+
+def with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
+    """The data with what the network's frozen encoders make of it, where it has any."""
+    if not isinstance(dataset, WithNetworkFiles):
+        return dataset
+    encoders = cast("FileNetwork", model).frozen()
+    return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
 @dataclass(slots=True)
@@ -132,6 +143,7 @@ class Trainer:
                 self.model.load_state_dict(start.network)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
+            self.dataset = with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             with torch_seeded(role_seed(run.seed, "objective")):
@@ -148,7 +160,8 @@ class Trainer:
                 checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer: Optimizer = spec.build(roled, run.hyperparameters)
+            factors = multipliers.factors_of(roled, [protocol.rate_multipliers | own for own in protocol.stage_rates])
+            self.optimizer, self.rate_factors = multipliers.build(spec, roled, run.hyperparameters, factors)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(trained)
             self.divergence = DivergenceWatch(trained, protocol)
@@ -240,8 +253,10 @@ class Trainer:
         warmup = round(self.protocol.warmup * total)
         options = self.protocol.schedule_options
         factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup, options)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+        stage = 0 if self.stages is None else self.stages.number(self.epoch + 1)
+        groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
+        for group, rate, multipliers_of_stages in groups:
+            group["lr"] = rate * multipliers_of_stages[stage] * factor
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
@@ -263,7 +278,7 @@ class Trainer:
     @torch.no_grad()
     def _gather_statistics(self, samples: SampleSource, order: Tensor) -> None:
         """Running statistics for the weights at hand: the mean over the epoch's batches."""
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

@@ -122,6 +122,6 @@ def _head(kind: Kind, trainer: Trainer, score: float) -> Head:
         hyperparameters=run.hyperparameters, revision=run.revision, source_digest=run.source_digest,
         data_digest=trainer.dataset.digest, seed=run.seed, epoch=trainer.epochs_before + trainer.epoch,
         step=trainer.stream_step, metric=run.protocol.primary_metric, score=score,
-        network_options=dict(trainer.dataset.network_options), shared_passes=identity["shared_passes"],
+        shared_passes=identity["shared_passes"],
         threads=identity["threads"], device=identity["device"], versions=identity["versions"],
     )  # fmt: skip

@@ -55,7 +55,6 @@ class Head(BaseModel):
     step: int
     metric: str
     score: float
-    network_options: dict[str, int]
     shared_passes: bool
     threads: int
     device: str

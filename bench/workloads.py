@@ -42,6 +42,22 @@ _SMALL_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
     "audio_channels": [16, 32, 64, 128],
 }
 
+# A ViT-B/16 of timm and MobileBERT of transformers, from files below the data folder (docs/towers.md).
+_TOWERS: dict[str, JsonValue] = {
+    "towers": {
+        "image": {"source": "timm", "path": "towers/vit_base_patch16_224", "mode": "full", "strict": True},
+        "text": {"source": "transformers", "path": "towers/mobilebert", "mode": "full", "strict": True,
+                 "pooling": "mean"},
+    },
+    "width": 512,
+    "dropout": 0.0,
+    "cache": True,
+    "vocab_size": 30522,
+}  # fmt: skip
+_TOWERS_TEXT: dict[str, JsonValue] = {
+    "tokenizer": {"kind": "file", "path": "towers/mobilebert/tokenizer.json"}, "text_length": 64,
+}  # fmt: skip
+
 # The network of the documents' training on Flickr8k: 43,269,504 parameters.
 _FLICKR_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
     "vocab_size": 34,
@@ -191,6 +207,18 @@ WORKLOADS: dict[str, Workload] = {
             {"kind": "flickr30k", "captions": "one"},
             _pieces(8192, 40),
             _CROPPED,
+        ),
+        Workload(
+            name="flickr30k_towers",
+            title="Flickr30k images and captions, with pretrained towers from your files",
+            dataset="bench.datasets.captioned:CaptionedData",
+            dataset_options={**_CAPTIONS, **_IMAGE, **_TOWERS_TEXT, "kind": "flickr30k", "captions": "one"},
+            reads_files=True,
+            model="bench.models.towers:TowerNetwork",
+            model_options=_TOWERS,
+            model_reads_files=True,
+            modalities=_WORDS_AND_IMAGES,
+            multi_positive=True,
         ),
         _captioned(
             "coco",

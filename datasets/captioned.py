@@ -70,6 +70,9 @@ class CaptionedData(Dataset):
         pictures = read_options(ImageOptions, "image", image) if "image" in wanted else None
         clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
+        augmented = {"image": pictures is not None and pictures.augment != "none",
+                     "audio": clips is not None and clips.spec_augment is not None}  # fmt: skip
+        self._fixed = {name for name in wanted if not augmented.get(name)}
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
         rows, media = self._decode(index, pictures, clips)
@@ -103,7 +106,7 @@ class CaptionedData(Dataset):
     def pools(self, split: HeldOut) -> Sequence[RowSamples]:
         return self._pools[split]
 
-    def encoded(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         if modality == "image" and self._pictures is not None:
             return queries.imagenet_row(Path(source), self._pictures.size, self._pictures.stored_size), None
         if modality == "audio" and self._clips is not None:
@@ -126,6 +129,9 @@ class CaptionedData(Dataset):
     @property
     def network_options(self) -> Mapping[str, int]:
         return self._network_options
+
+    def fixed_items(self, modality: str, split: Split) -> RowSamples | None:
+        return self._rows[split].items(modality) if modality in self._fixed else None
 
     @property
     def remarks(self) -> Sequence[str]:

@@ -152,12 +152,12 @@ class LabelledImages(Dataset):
     def pools(self, split: HeldOut) -> Sequence[RowSamples]:
         return [self._rows[split].items(name) for name in ("text", "image")]
 
-    def encoded(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         if modality == "image":
             return queries.imagenet_row(Path(source), self._image_size, self._image_size), None
         if modality == "text":
             return queries.text_row(CharacterTokenizer(), source, self._text_length)
-        return super().encoded(modality, source)
+        return super().own_row(modality, source)
 
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(CharacterTokenizer(), text_NL, mask_NL)

@@ -81,6 +81,10 @@ class OwnDataset(Dataset):
     def held_out(self, split: HeldOut) -> Samples:
         return self._samples[split]
 
+    def fixed_items(self, modality: str, split: Split) -> Samples:
+        del modality
+        return self._samples[split]
+
     @property
     def digest(self) -> str:
         return self._digest
@@ -107,7 +111,7 @@ class OwnDataset(Dataset):
             raise DataError(
                 f"{place}, item {int((~mask.any(dim=1)).nonzero()[0])}: its text has no token but padding (0)"
             )
-        return Samples(label_N=match_N, match_N=match_N, text_mask_NL=mask, **columns)
+        return Samples(label_N=match_N, match_N=match_N, text_mask_NL=mask, encoded=None, **columns)
 
     def _checked(self, place: str, item: Any) -> Mapping[str, Any]:
         """The item where it holds the modalities in their shapes, as tensors."""

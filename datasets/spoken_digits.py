@@ -164,7 +164,7 @@ class SpokenDigits(Dataset):
     def held_out(self, split: HeldOut) -> Samples:
         return self._samples[split]
 
-    def encoded(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         """As the set has them; of an image see `like_mnist`."""
         if modality == "text":
             return queries.text_row(TOKENIZER, source, TEXT_LENGTH)

@@ -42,6 +42,11 @@ class DropoutStream:
         """Make the masks that follow a `place` again."""
         self._generator.set_state(place)
 
+    @property
+    def step_seed(self) -> int:
+        """What the step's masks are made from; for code that draws its own."""
+        return self._generator.initial_seed()
+
     def __call__(self, x: Tensor) -> Tensor:
         """Zero elements of `x` and scale the rest."""
         return self._masked(x, x.shape) if self.active else x

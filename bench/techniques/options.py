@@ -158,7 +158,7 @@ class Checkpointing(_Options):
 class Stage(_Options):
     """Some epochs of training in which the parameters that a pattern of `freeze` is found in stand still.
 
-    `rates` multiplies the learning rate of those that a pattern is found in; the first that is found holds.
+    `rates` multiplies the learning rate of those that a pattern is found in; the last that is found holds.
     """
 
     epochs: int = Field(ge=1)
@@ -179,6 +179,11 @@ class Stages(_Options):
     """Training in stages, one after the other; their epochs sum to the protocol's."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def rates(self) -> tuple[dict[str, float], ...]:
+        """The patterns of each stage with their factors."""
+        return tuple(stage.rates for stage in self.stages)
 
     def at(self, epoch: int) -> Stage:
         """The stage of an epoch, counted from 1."""

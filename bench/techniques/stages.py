@@ -30,10 +30,6 @@ class StageSwitch:
             if all(_frozen(p, stage) for p in roled):
                 raise UsageError(f"technique stages: freeze {list(stage.freeze)} leaves nothing to train")
 
-    def factors(self) -> list[tuple[float, ...]]:
-        """Of each parameter, the factor on its learning rate in every stage."""
-        return [tuple(_factor(p, stage) for stage in self._stages.stages) for p in self._roled]
-
     def number(self, epoch: int) -> int:
         """The stage, from 0, of an epoch, from 1."""
         behind = itertools.accumulate(stage.epochs for stage in self._stages.stages)
@@ -52,10 +48,6 @@ class StageSwitch:
 
 def _frozen(p: RoledParameter, stage: Stage) -> bool:
     return any(re.search(pattern, p.name) for pattern in stage.freeze)
-
-
-def _factor(p: RoledParameter, stage: Stage) -> float:
-    return next((factor for pattern, factor in stage.rates.items() if re.search(pattern, p.name)), 1.0)
 
 
 def _beginnings(roled: Sequence[RoledParameter]) -> list[str]:

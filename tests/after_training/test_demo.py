@@ -69,7 +69,7 @@ class _OfOneModality(PairedData):
             samples.text_NL[5] = samples.text_NL[0]
         return samples
 
-    def encoded(self, modality, source):
+    def own_row(self, modality, source):
         if modality != "text":
             raise DataError(f"{source} is broken")
         text_NL = super().held_out("test").text_NL

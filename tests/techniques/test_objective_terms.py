@@ -152,6 +152,21 @@ def test_what_it_learns_and_keeps_goes_on_with_the_same_bits(few: Protocol, tmp_
     assert whole.model_dump(include=same) == pieces.model_dump(include=same)
 
 
+def test_a_batch_in_parts_teaches_the_same(few: Protocol):
+    """Text and image, so that nothing but the loss mixes samples; the second step sees what the first put away."""
+    few = changed(few, {"workload": {"modalities": ["text", "image"]}}, "test")
+    techniques = [*(each for each in ALL if each != "reconstruction"), "hard_negatives.strategy=hardest"]
+    states = []
+    for more in ([], ["accumulation.micro_batches=3"]):
+        trainer = Trainer(run_of(with_techniques(few, [*techniques, *more]), "sgd"), CPU)
+        trainer.train(2)
+        states.append({**trainer.model.state_dict(), **trainer.objective.state_dict(),
+                       "losses": trainer.take_step.last_losses})  # fmt: skip
+    assert states[0].keys() == states[1].keys()
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
 # ---------------------------------------------------------------------- learned temperature
 
 
