@@ -16,6 +16,7 @@ from bench.placement import placed
 from bench.protocol import Protocol
 from bench.protocols import PROTOCOLS, changed
 from bench.runner import carry_out
+from bench.trainer import Trainer
 from bench.weight_keeping import WeightKeeper
 from bench.weights import digest_path, read_weights, start_path
 
@@ -44,6 +45,34 @@ def test_two_epochs_and_two_more_are_four(
     assert record.outcome == "ok" and record.epochs == 2
     assert (more.head.epoch, more.head.step, more.head.score) == (4, 16, whole.head.score)
     assert all(torch.equal(value, more.network[key]) for key, value in whole.network.items())
+
+
+def test_what_the_loss_has_learnt_goes_on_too(constant: Protocol, tmp_path: Path):
+    """A learned temperature, and a queue of earlier embeddings, also where the optimizer begins anew."""
+    techniques = {"techniques": {"learned_temperature": {}, "queue": {"size": 16}}}
+    protocol = changed(constant, techniques, "test")
+    whole, _ = last_weights(run_of(changed(protocol, {"epochs": 4}, "test")), tmp_path / "whole")
+    half, _ = last_weights(run_of(protocol), tmp_path / "half")
+    (run,) = go_on(half, tmp_path / "results").plan.runs
+    more, _ = last_weights(run, tmp_path / "more", study=tmp_path / "results" / "constant-continued")
+    assert more.objective and all(torch.equal(value, more.objective[name]) for name, value in whole.objective.items())
+    assert all(torch.equal(value, more.network[name]) for name, value in whole.network.items())
+    trainer = Trainer(go_on(half, tmp_path / "results", reset=True).plan.runs[0], CPU, start=half)
+    assert all(torch.equal(value, trainer.objective.state_dict()[name]) for name, value in half.objective.items())
+    assert not trainer.optimizer.state
+
+
+def test_of_several_stages_the_last_one_goes_on(constant: Protocol, tmp_path: Path):
+    stages = [{"epochs": 1, "freeze": ["text_encoder"]}, {"epochs": 1, "freeze": ["image_encoder"]}]
+    protocol = changed(constant, {"techniques": {"stages": {"stages": stages}}}, "test")
+    half, _ = last_weights(run_of(protocol), tmp_path / "half")
+    (run,) = go_on(half, tmp_path / "results", epochs=3).plan.runs
+    assert run.protocol.techniques.stages is not None
+    assert [(stage.epochs, stage.freeze) for stage in run.protocol.techniques.stages.stages] == [
+        (3, ("image_encoder",))]  # fmt: skip
+    more, _ = last_weights(run, tmp_path / "more", study=tmp_path / "results" / "constant-continued")
+    still = {name for name in half.network if torch.equal(half.network[name], more.network[name])}
+    assert "image_encoder.cls" in still and "text_encoder.embedding.weight" not in still
 
 
 def test_the_hash_covers_what_it_began_with(constant: Protocol, tmp_path: Path):
