@@ -19,3 +19,10 @@ class LostProcessError(RuntimeError):
 
 class StorageError(RuntimeError):
     """A file could not be written, as on a full disk; the message names it. What was there before is whole."""
+
+
+class MissingExtraError(ImportError):
+    """A workload needs libraries of an optional dependency of this project; `extra` is its name."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__(f"pip install 'optimizer-bench[{extra}]'")

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench import environment
-from bench.bounds import ceiling, chance_level
 from bench.checkpoint import Keeper, StoppedError, TimedOutError
-from bench.datasets.samples import ids_by_modality
 from bench.errors import LostProcessError, StorageError
 from bench.paths import without_folders
 from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Outcome, RunRecord
 from bench.seeding import generator_states, globally_seeded, role_seed, set_generator_states
+from bench.techniques.options import CHANGES_THE_LOSS
 from bench.telemetry import DeviceWatch
 from bench.together import Member
 from bench.trainer import DivergedError, Trainer
@@ -127,15 +126,11 @@ def _plain(text: str) -> str:
 
 def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
     """The fields of the record of a run that could be set up."""
-    dataset, modalities = trainer.dataset, trainer.protocol.workload.modalities
     return {
+        **trainer.kind.findings(trainer),
         "metrics": metrics.test,
         "validation_metrics": metrics.validation,
         "class_metrics": metrics.by_class,
-        "pools": {name: len(ids) for name, ids in ids_by_modality(dataset.pools("test"), "match").items()},
-        "chance": chance_level(dataset, "test", modalities, "match"),
-        "class_chance": chance_level(dataset, "test", modalities, "label"),
-        "ceiling": ceiling(dataset, "test", modalities),
         "loss": trainer.last_loss,
         "best_loss": _best_loss(trainer),
         "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
@@ -146,13 +141,16 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
             peak_bytes=environment.peak_memory(trainer.device),
             state_bytes=environment.state_bytes(trainer.optimizer),
         ),
-        "diagnostics": trainer.updates.diagnostics(trainer.take_step.skipped),
+        "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
         "environment": environment.environment(trainer.device),
+        "figures": trainer.figures,
     }
 
 
 def _best_loss(trainer: Trainer) -> float | None:
-    """The lowest expected mean of an epoch's losses, over its batches as they are."""
+    """The lowest expected mean of an epoch's losses, over its batches as they are; None where none is known."""
+    if not CHANGES_THE_LOSS.isdisjoint(trainer.protocol.techniques.on):
+        return None
     size, batch = trainer.dataset.training_size, trainer.protocol.batch_size
     batches = [min(batch, size - start) for start in range(0, trainer.steps_per_epoch * batch, batch)]
     bounds = [trainer.dataset.best_pair_loss(count) for count in batches]
@@ -169,4 +167,5 @@ def _fingerprints(trainer: Trainer) -> Fingerprints:
         batch_order=trainer.first_order,
         initial_loss=trainer.initial_loss,
         data=trainer.dataset.digest,
+        files=dict(trainer.dataset.network_files),
     )

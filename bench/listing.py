@@ -52,7 +52,12 @@ def workloads(results: Path) -> list[Row]:
 
 
 def _parameters(workload: Workload) -> Row:
-    """The number of parameters; with the largest vocabulary that the tokenizer may find in the data."""
+    """The number of parameters; with the largest vocabulary that the tokenizer may find in the data.
+
+    None where it depends on files of the user's.
+    """
+    if workload.model_reads_files:
+        return {"parameters": None, "parameters_at_most": False}
     tokenizer = workload.dataset_options.get("tokenizer")
     asked = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
     count = workload.parameter_count({"vocab_size": asked} if isinstance(asked, int) else None)
@@ -142,6 +147,8 @@ def table(title: str, rows: list[Row]) -> Table:
 def _shown(row: Row, key: str) -> str:
     if key == "title":
         return _title(row)
+    if row[key] is None:
+        return "by its files"
     at_most = "≤ " if key == "parameters" and row["parameters_at_most"] else ""
     return at_most + _cell(row[key])
 

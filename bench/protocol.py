@@ -7,23 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
+from bench.cadence import Level, distinct
 from bench.schedule import Schedule, ScheduleOptions
 from bench.techniques.options import Techniques
 from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
 # Hashed only where they say something: a protocol without them keeps the hash that it had before there were any.
-HASHED_WHERE_SET = ("schedule_options", "techniques")
+HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "techniques", "cadence")
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
 def _none_by_name(value: Any) -> Any:
     """TOML has no null: there it is the word "none"."""
     return None if value == "none" else value
+
+
+def _levels_by_name(value: Any) -> Any:
+    """The same for levels, whose array is a list once a function has seen it."""
+    return tuple(value) if isinstance(value, list) else _none_by_name(value)
 
 
 class Protocol(BaseModel):
@@ -48,8 +64,13 @@ class Protocol(BaseModel):
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
     schedule_options: ScheduleOptions = ScheduleOptions()
+    cadence: Annotated[tuple[Level, ...] | None, BeforeValidator(_levels_by_name), AfterValidator(distinct)] = None
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
+    rate_multipliers: dict[str, float] = Field(
+        default_factory=dict,
+        description="factors on the rates of parameters by patterns of their names; the last one holds",
+    )
     diverged_loss_factor: float = Field(default=10.0, gt=1)
     diverged_norm_factor: float = Field(default=1e4, gt=1)
     seeds: int = Field(default=5, ge=1)
@@ -63,13 +84,48 @@ class Protocol(BaseModel):
             raise ValueError(f"warmup is {self.warmup} and schedule one_cycle rises itself; allowed with it is 0")
         return self
 
+    @model_validator(mode="after")
+    def _all_epochs_in_stages(self) -> Protocol:
+        if self.techniques.stages is not None:
+            epochs = [stage.epochs for stage in self.techniques.stages.stages]
+            if sum(epochs) != self.epochs:
+                told = " + ".join(map(str, epochs))
+                raise ValueError(f"stages have {told} epochs, the protocol {self.epochs}; allowed are equal sums")
+        return self
+
+    @field_validator("rate_multipliers")
+    @classmethod
+    def _patterns(cls, multipliers: dict[str, float]) -> dict[str, float]:
+        for pattern, factor in multipliers.items():
+            if factor <= 0:
+                raise ValueError(f"{pattern!r} is {factor}; allowed are numbers > 0, and frozen parameters")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return multipliers
+
+    @property
+    def stage_rates(self) -> tuple[dict[str, float], ...]:
+        """By stage of training, patterns of names with factors on the rate; one stage where training has none."""
+        return self.techniques.stages.rates if self.techniques.stages is not None else ({},)
+
     def canonical_json(self) -> str:
-        """The hashed content: sorted keys, no spaces, names and counts of seeds left out."""
+        """The hashed content: sorted keys, no spaces, names and counts of seeds left out.
+
+        So are options that came later, where they are off: a protocol without them keeps its hash.
+        """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
+        if self.workload.kind == "retrieval":
+            del content["workload"]["kind"]
         for name in HASHED_WHERE_SET:
-            if getattr(self, name) == type(self).model_fields[name].default:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
                 del content[name]
+        if not self.workload.model_reads_files:
+            del content["workload"]["model_reads_files"]
+        if "rate_multipliers" in content:
+            content["rate_multipliers"] = list(self.rate_multipliers.items())  # in order: later ones overrule
         if "techniques" in content:
             content["techniques"] = self.techniques.hashed()
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

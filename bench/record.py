@@ -112,12 +112,16 @@ class DeviceUse(_Stored):
 
 class Fingerprints(_Stored):
     """Equal for all optimizers of a block: SHA-256 of initial weights, of the first epoch's order and of the data, and
-    the step-0 loss."""
+    the step-0 loss.
+
+    Where the network is made of the user's files, `data` covers them too; `files` are theirs by name.
+    """
 
     initial_weights: str
     batch_order: str
     initial_loss: Number | None = None
     data: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, exclude_if=lambda files: not files)
 
 
 class Diagnostics(_Stored):

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from bench.cadence import require_cadence
 from bench.ddp import require_ddp, require_shares
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
-from bench.metrics import metric_names
+from bench.kinds import KINDS
+from bench.multipliers import require_found, require_multipliers
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
-from bench.protocols import changed, default_protocol, limited, load_protocol
+from bench.protocols import default_protocol, limited, load_protocol, with_epochs
 from bench.races import write_race
 from bench.racing import RaceSource
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
@@ -26,9 +28,8 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
-from bench.techniques.data import require_data
-from bench.techniques.objective import Objective
-from bench.techniques.selection import require_techniques, with_techniques
+from bench.techniques.fit import require_fit, require_techniques
+from bench.techniques.selection import with_techniques
 
 if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
@@ -90,16 +91,22 @@ class Basis:
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
             require_techniques(chosen.spec, self.protocol)
+            stages = [*self.protocol.stage_rates, self.protocol.rate_multipliers]
+            factors = [factor for patterns in stages for factor in patterns.values()]
+            require_multipliers(chosen.spec, chosen.hyperparameters, factors)
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
+        if self.protocol.cadence is not None:
+            roled = self.protocol.workload.roled_parameters(data.network_options)
+            require_cadence([chosen.spec for chosen in self.selected], self.protocol, roled)
         if ddp:
             require_shares(self.protocol, self.placement.workers, data.training_size)
         return data
 
     def warnings(self, data: Dataset) -> tuple[str, ...]:
         """What a user should know of the data, and of the optimizers on the protocol's network."""
-        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected])
+        matrices = _matrix_warnings(self.protocol, [chosen.spec for chosen in self.selected], data)
         return (*data.remarks, *matrices)
 
 
@@ -129,22 +136,25 @@ def make_plan(basis: Basis, seeds: Sequence[int]) -> Plan:
     )  # fmt: skip
 
 
-def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec]) -> Iterator[str]:
+def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: Dataset) -> Iterator[str]:
     """What `matrix_warnings` says of the entries on the protocol's network."""
     if any(spec.matrix_algorithm for spec in specs):
-        roled = protocol.workload.roled_parameters()
+        roled = protocol.workload.roled_parameters(data.network_options)
         for spec in specs:
             yield from matrix_warnings(spec, roled)
 
 
 def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     """The protocol's data, after everything that can be wrong before training has been looked at."""
-    metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
+    kind = KINDS[protocol.workload.kind]
+    dataset = protocol.workload.check(data_dir)
+    metrics = kind.metric_names(protocol, dataset)
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
-    dataset = protocol.workload.check(data_dir)
-    require_data(protocol, dataset)
-    Objective(protocol, protocol.workload.example(dataset.network_options), dataset)
+    require_fit(protocol, dataset)
+    if protocol.rate_multipliers:
+        network = protocol.workload.example(dataset.network_options)
+        require_found(protocol.rate_multipliers, [name for name, _ in network.named_parameters()])
     if protocol.drop_last and dataset.training_size < protocol.batch_size:
         raise UsageError(f"protocol {protocol.name!r}: batch_size is {protocol.batch_size}; allowed is at most the "
                          f"{dataset.training_size} training samples, or drop_last = false")  # fmt: skip
@@ -223,7 +233,7 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
         protocol, _ = default_protocol()
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
-        chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
+        chosen = with_epochs(chosen, epochs, f"--epochs {epochs}")
     if (limit := given.pop("limit", None)) is not None:
         chosen = limited(chosen, limit)
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers

@@ -43,7 +43,7 @@ def learning_rate_factor(
         return 1.0
     if schedule == "warmup_stable_decay":
         warmup_steps = max(warmup_steps, total_steps - round(options.decay * total_steps))
-    fallen, whole = max(0, step - warmup_steps), total_steps - warmup_steps
+    fallen, whole = max(0, step - warmup_steps), max(1, total_steps - warmup_steps)
     remaining = (1 + math.cos(math.pi * fallen / whole)) / 2 if schedule == "cosine" else 1 - fallen / whole
     return options.final + (1 - options.final) * remaining
 

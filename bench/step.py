@@ -19,6 +19,7 @@ from bench.datasets.samples import Samples
 from bench.models.dropout import DropoutStream
 from bench.protocol import Protocol
 from bench.spec import Need
+from bench.techniques.accumulation import Parts
 from bench.techniques.objective import Mixed, Objective, Targets
 
 if TYPE_CHECKING:
@@ -148,13 +149,17 @@ class OptimizerStep:
             self._ranks.sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
         # A line search compares losses with slopes: with clipped gradients the two would belong to different functions.
-        limit = float("inf") if Need.CLOSURE in self._needs else self._protocol.clip_norm or float("inf")
+        # With a cadence, gradients are clipped when a level uses them.
+        unclipped = Need.CLOSURE in self._needs or self._protocol.cadence is not None
+        limit = float("inf") if unclipped else self._protocol.clip_norm or float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         return Evaluation(pairs=tuple(losses), losses=self.last_losses, gradient_norm=gradient_norm)
 
     def _with_gradients(self, given: _Given) -> dict[str, Tensor]:
         """The terms of the loss, whose gradients are left on the parameters."""
         batch, second_order = given.batch, Need.SECOND_ORDER in self._needs
+        if (accumulation := self._protocol.techniques.accumulation) is not None:
+            return self._in_parts(given, accumulation.micro_batches)
         self._dropout.start_step(given.step)
         with autocast(self._protocol, self._device), _twice_differentiable() if second_order else nullcontext():
             embeddings = self._embedded(batch)
@@ -168,6 +173,18 @@ class OptimizerStep:
         self._first_seen = self._first_seen or ({name: x.detach() for name, x in embeddings.items()}, targets)
         return losses
 
+    def _in_parts(self, given: _Given, count: int) -> dict[str, Tensor]:
+        """The same, of a batch in parts."""
+        parts = Parts(
+            count=count, network=self._model, objective=self._objective, dropout=self._dropout, step=given.step,
+            precision=lambda: autocast(self._protocol, self._device),
+        )  # fmt: skip
+        targets = self._targets(given)
+        losses, embeddings = parts.backward(given.batch, targets, self._scaler.scale)
+        self.last_losses = torch.stack(list(losses.values()))
+        self._first_seen = self._first_seen or (embeddings, targets)
+        return losses
+
     def _embedded(self, batch: Samples) -> dict[str, Tensor]:
         """Embeddings of the step's whole batch."""
         ranks = self._ranks
@@ -179,7 +196,11 @@ class OptimizerStep:
         """What belongs together in the step's whole batch."""
         ids = given.batch.match_N, given.batch.label_N
         match_B, label_B = ids if self._ranks is None else map(self._ranks.gathered_ids, ids)
-        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed)
+        text_B = self._objective.text_ids(given.batch)
+        with autocast(self._protocol, self._device):
+            teacher = self._objective.taught(given.batch)
+        return Targets(match_B=match_B, label_B=label_B, progress=given.progress, mixed=given.mixed, text_B=text_B,
+                       teacher=teacher)  # fmt: skip
 
     def seconds(self) -> float:
         """Time the steps took beyond one forward and one backward pass each; waits for the device."""

@@ -80,6 +80,8 @@ class CaptionedData(Dataset):
         clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
         self._augments = _augments(images, clips)
+        augmented = {"image_augmentation": "image", "spec_augment": "audio"}
+        self._fixed = set(wanted) - {augmented[name] for name in self._augments}
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
         rows, media = self._decode(index, images, clips)
@@ -140,6 +142,9 @@ class CaptionedData(Dataset):
     @property
     def network_options(self) -> Mapping[str, int]:
         return self._network_options
+
+    def fixed_items(self, modality: str, split: Split) -> RowSamples | None:
+        return self._rows[split].items(modality) if modality in self._fixed else None
 
     @property
     def remarks(self) -> Sequence[str]:

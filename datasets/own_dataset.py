@@ -97,6 +97,10 @@ class OwnDataset(Dataset):
     def held_out(self, split: HeldOut) -> Samples:
         return self._samples[split]
 
+    def fixed_items(self, modality: str, split: Split) -> Samples:
+        del modality
+        return self._samples[split]
+
     def words(self, training: SampleSource) -> TokenWords | None:
         """A token is a word: the set keeps no text."""
         return token_words(training, self._network_options.get("vocab_size", 0))
@@ -131,7 +135,7 @@ class OwnDataset(Dataset):
             raise DataError(
                 f"{place}, item {int((~mask.any(dim=1)).nonzero()[0])}: its text has no token but padding (0)"
             )
-        return Samples(label_N=match_N, match_N=match_N, text_mask_NL=mask, **columns)
+        return Samples(label_N=match_N, match_N=match_N, text_mask_NL=mask, encoded=None, **columns)
 
     def _checked(self, place: str, item: Any) -> Mapping[str, Any]:
         """The item where it holds the modalities in their shapes, as tensors."""
@@ -175,8 +179,8 @@ def _pixel_levels(mean: Sequence[float] | None, deviation: Sequence[float] | Non
             return PixelLevels(mean=(m1, m2, m3), deviation=(d1, d2, d3))
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"pixel_mean is {mean} and pixel_deviation {deviation}; allowed are three numbers each, deviations "
-                     "above 0, or neither of the two")  # fmt: skip
+    raise ValueError(f"pixel_mean is {mean} and pixel_deviation {deviation}; allowed are three numbers each, "
+                     "deviations above 0, or neither of the two")  # fmt: skip
 
 
 def _padded(texts: Sequence[Tensor]) -> Tensor:

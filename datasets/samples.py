@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ class Samples:
 
     text_NL: int64 token ids. image_N3HW, audio_N1FT: float32. text_mask_NL, audio_mask_NT: bool, True at real tokens
     and frames; None where nothing is padded. label_N: int64 class. match_N: int64; samples of equal match id are
-    mutual positives in retrieval (instance-level: all different).
+    mutual positives in retrieval (instance-level: all different). encoded: by modality the results [N, W] of a frozen
+    encoder, which stand for its inputs.
     """
 
     label_N: Tensor
@@ -39,6 +40,7 @@ class Samples:
     image_N3HW: Tensor | None = None
     audio_N1FT: Tensor | None = None
     audio_mask_NT: Tensor | None = None
+    encoded: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.match_N)
@@ -54,8 +56,8 @@ class Samples:
         return self._each(lambda value: value.to(device))
 
     def inputs(self) -> dict[str, Tensor]:
-        """The modalities that are present, by name: text ids, images, spectrograms."""
-        named = {"text": self.text_NL, "image": self.image_N3HW, "audio": self.audio_N1FT}
+        """The modalities that are present, by name: text ids, images, spectrograms, or what encoders made of them."""
+        named = {"text": self.text_NL, "image": self.image_N3HW, "audio": self.audio_N1FT, **(self.encoded or {})}
         return {name: x for name, x in named.items() if x is not None}
 
     def masks(self) -> dict[str, Tensor]:
@@ -64,8 +66,9 @@ class Samples:
         return {name: mask for name, mask in named.items() if mask is not None}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Samples:
-        present = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
-        return replace(self, **{name: change(value) for name, value in present.items()})
+        present = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        encoded = None if self.encoded is None else {name: change(value) for name, value in self.encoded.items()}
+        return replace(self, encoded=encoded, **{name: change(value) for name, value in present.items()})
 
 
 class SampleSource(Protocol):
@@ -176,8 +179,21 @@ class Dataset(ABC):
         return ()
 
     @property
-    def network_options(self) -> Mapping[str, int]:
+    def network_options(self) -> Mapping[str, Any]:
         """What the data decides of the network, such as the size of a fitted vocabulary; {} where nothing."""
+        return {}
+
+    def fixed_items(self, modality: str, split: Split) -> SampleSource | None:
+        """Every thing of one modality that an epoch may take of a split, in the form in which it always takes it.
+
+        None where training changes them, as augmentation does, or where that is not known.
+        """
+        del modality, split
+        return None
+
+    @property
+    def network_files(self) -> Mapping[str, str]:
+        """The SHA-256 of the files that the network is made of, by name; {} where it is made of none."""
         return {}
 
 

@@ -82,5 +82,7 @@ def refitted(
     tokenizer = tokenizer_from(options, training, data_dir)
     ids_NL, _ = tokenizer.encode_batch(texts[:COMPARED], tokens.ids_NL.shape[1])
     if not torch.equal(ids_NL, tokens.ids_NL[:COMPARED].long()):
-        raise fault(kind, "cache", f"holds other tokens than the {options['kind']} tokenizer gives; bench cache --remove")
+        raise fault(
+            kind, "cache", f"holds other tokens than the {options['kind']} tokenizer gives; bench cache --remove"
+        )
     return tokenizer

@@ -36,8 +36,8 @@ class TextWords:
 
     def tokens(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See `samples.Words`."""
-        ids_1L, mask_1L = self.encode(" ".join(words))
-        return ids_1L[0], mask_1L[0]
+        ids, mask = self.encode(" ".join(words))  # [1, L]
+        return ids[0], mask[0]
 
     def _words(self, place: int) -> list[str]:
         text: str = self.texts[place]

@@ -90,13 +90,33 @@ def test_few_sources_import_by_name_or_start_processes():
     assert callers(importing) == {
         "bench/__init__.py", "bench/engines/ray.py", "bench/engines/ray_actor.py", "bench/registry.py",
         "bench/schemas.py", "bench/spec.py", "bench/telemetry.py", "bench/trackers/selection.py",
-        "bench/trackers/tracker.py", "bench/workload.py", "datasets/own_dataset.py",
+        "bench/trackers/tracker.py", "bench/workload.py", "datasets/own_dataset.py", "models/tower_sources.py",
+        "models/towers.py",
     }  # fmt: skip
     assert importers("subprocess", "pty", "multiprocessing") == {"bench/engines/local.py", "bench/environment.py"}
     assert not [name for name, tree in NAMES.items() for _, call in called(tree)
                 if any(word.arg == "shell" for word in call.keywords)]  # fmt: skip
     assert importers("markupsafe") == {"bench/reporting/html.py"}
     assert callers(r"ElementTree\.(parse|fromstring)|ET\.(parse|fromstring)") == {"bench/reporting/inline_svg.py"}
+
+
+def test_pretrained_networks_come_from_files_and_bring_no_code():
+    """Whatever looks a name up on a hub has one caller, which gives it a folder and leaves the folder's code alone."""
+    words = {(function, name): {word.arg: ast.unparse(word.value) for word in call.keywords}
+             for name, tree in NAMES.items() for function, call in called(tree)
+             if re.search(r"(from_pretrained|create_model|get_model|from_config|hub\.\w+)$", function)}  # fmt: skip
+    loaders = [f"transformers.{kind}.from_pretrained" for kind in ("AutoConfig", "AutoModel")]
+    names = [*loaders, "timm.create_model", "models.get_model"]
+    assert set(words) == {(function, "models/tower_sources.py") for function in names}
+    by_function = {function: given for (function, _), given in words.items()}
+    assert by_function["transformers.AutoModel.from_pretrained"]["weights_only"] == "True"
+    for loader in loaders:
+        assert by_function[loader]["trust_remote_code"] == "False"
+        assert by_function[loader][None] == "where"  # the folder, and local files only
+    assert by_function["timm.create_model"]["pretrained"] == "False"
+    assert by_function["models.get_model"]["weights"] == "None"
+    assert not [name for name, tree in NAMES.items() for _, call in called(tree) for word in call.keywords
+                if word.arg == "trust_remote_code" and ast.unparse(word.value) != "False"]  # fmt: skip
 
 
 @pytest.fixture
@@ -234,7 +254,12 @@ def test_no_command_imports_what_a_study_names(
 
 def test_a_check_runs_no_code_that_a_baseline_names(tiny: Protocol, marker: Marker, bench: Callable, tmp_path: Path):
     foreign = Store(tmp_path / "results" / "foreign")
-    for name, rules in {"network": poisoned(tiny, marker.references[0]), "optimizer": tiny}.items():
+    tower = {"source": "callable", "reference": marker.references[1], "arguments": {}}
+    towers = {"model": "bench.models.towers:TowerNetwork", "model_reads_files": True,
+              "model_options": {"towers": {"text": tower, "image": tower}, "width": 8}}  # fmt: skip
+    own = {"workload": towers, "name": "tower"}
+    cases = {"network": poisoned(tiny, marker.references[0]), "optimizer": tiny, "tower": changed(tiny, own, "test")}
+    for name, rules in cases.items():
         store_run(foreign, make_run(rules, marker.references[1], 0), 10.0)
         write_baseline(snapshot(load_study(foreign.path, rules.hash)[0]), tmp_path / f"{name}.json")
         found = bench("check", "--run", "--baseline", f"{name}.json")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from bench.check.sides import platform
 from bench.check.snapshot import Entry, Snapshot, idle, matches
@@ -86,10 +87,22 @@ def _require_built_in(baseline: Snapshot) -> None:
     """Raise `UsageError` where the protocol in the file would import somebody's code."""
     workload = baseline.protocol.workload
     known = {"dataset": {w.dataset for w in WORKLOADS.values()}, "model": {w.model for w in WORKLOADS.values()}}
-    for key, allowed in known.items():
-        if (named := getattr(workload, key)) not in allowed:
-            raise UsageError(f"--run: the baseline's workload.{key} is {named!r}, and a result file is never asked to "
-                             "name code; use `bench run --protocol FILE` and check that study")  # fmt: skip
+    named = {key: name for key, allowed in known.items() if (name := getattr(workload, key)) not in allowed}
+    for key in ("dataset_options", "model_options"):
+        if (reference := _reference(getattr(workload, key))) is not None:
+            named[f"{key}, reference"] = reference
+    for key, name in named.items():
+        raise UsageError(f"--run: the baseline's workload.{key} is {name!r}, and a result file is never asked to name "
+                         "code; use `bench run --protocol FILE` and check that study")  # fmt: skip
+
+
+def _reference(options: JsonValue) -> JsonValue:
+    """What stands under the key `reference` anywhere in the options."""
+    if isinstance(options, list):
+        return next((found for value in options if (found := _reference(value)) is not None), None)
+    if isinstance(options, dict):
+        return options["reference"] if "reference" in options else _reference(list(options.values()))
+    return None
 
 
 def _references(baseline: Snapshot, optimizers: Sequence[str]) -> dict[str, str | None]:

@@ -6,10 +6,15 @@ from bench.datasets.samples import Dataset, SampleSource, Words
 from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.techniques.image_augmentation import has_colour
-from bench.techniques.options import SemanticGroups, TextAugmentation
+from bench.techniques.options import SemanticGroups, Techniques, TextAugmentation
 
 NEEDS = {"image_augmentation": "image", "mixup": "image", "text_augmentation": "text", "curriculum": "text",
          "spec_augment": "audio"}  # fmt: skip
+
+
+def changed_modalities(techniques: Techniques) -> set[str]:
+    """Those whose inputs are not the same in every epoch."""
+    return {NEEDS[name] for name in techniques.on if name in NEEDS and name != "curriculum"}
 
 
 def require_data(protocol: Protocol, dataset: Dataset) -> None:

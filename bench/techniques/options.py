@@ -5,11 +5,22 @@ A technique that is on is part of the protocol's hash. `TECHNIQUES` says of each
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Equal = Literal["match", "text", "label"]
+
+
+def _several(value: Any) -> Any:
+    """One word for a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
 class _Options(BaseModel):
@@ -52,7 +63,9 @@ class Supervised(_Options):
 
 
 class MultiPositive(_Options):
-    """All samples of one match id are positives: captions of one image, equal texts."""
+    """Samples that are equal in one of `equal` are positives: captions of one image (match), texts, labels."""
+
+    equal: Annotated[tuple[Equal, ...], BeforeValidator(_several)] = Field(default=("match",), min_length=1)
 
 
 class SigLIP(_Options):
@@ -63,18 +76,32 @@ class SigLIP(_Options):
 
 
 class Classification(_Options):
-    """Cross-entropy of the label by a linear head on each embedding, + `contrastive_weight` · the contrastive loss."""
+    """Cross-entropy of the label by one linear head for all modalities, + `contrastive_weight` · the pairs' losses."""
 
     contrastive_weight: float = Field(default=0.3, ge=0)
 
 
 class Distillation(_Options):
-    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is the file of stored weights."""
+    """(1 − α) · T² · KL(teacher ‖ student) + α · the loss itself; `teacher` is a file of `bench run --save-best`.
+
+    What the file holds, `sha256`, is part of a protocol's hash, and where it lies is not.
+    """
 
     teacher: str
-    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     temperature: float = Field(default=2.0, gt=0)
     alpha: Share = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_file(cls, content: Any) -> Any:
+        """Where there is no digest yet, that of the file as it is now."""
+        if not isinstance(content, dict) or content.get("sha256") or not isinstance(content.get("teacher"), str):
+            return content
+        try:
+            return {**content, "sha256": hashlib.sha256(Path(content["teacher"]).read_bytes()).hexdigest()}
+        except OSError as error:
+            raise ValueError(f"teacher {content['teacher']}: {error.strerror or error}") from None
 
 
 class ImageAugmentation(_Options):
@@ -170,21 +197,42 @@ class Checkpointing(_Options):
 
 
 class Stage(_Options):
-    """Some epochs of training in which the parameters that match `freeze` stand still.
+    """Some epochs of training in which the parameters that a pattern of `freeze` is found in stand still.
 
-    `rates` multiplies the learning rate of parameters whose name a pattern is found in.
+    `rates` multiplies the learning rate of those that a pattern is found in; the last that is found holds.
     """
 
     epochs: int = Field(ge=1)
     freeze: tuple[str, ...] = ()
-    rates: dict[str, float] = Field(default_factory=dict)
-    hard_negatives: HardNegatives | None = None
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _patterns(self) -> Stage:
+        for pattern in (*self.freeze, *self.rates):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return self
 
 
 class Stages(_Options):
     """Training in stages, one after the other; their epochs sum to the protocol's."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def rates(self) -> tuple[dict[str, float], ...]:
+        """The patterns of each stage with their factors."""
+        return tuple(stage.rates for stage in self.stages)
+
+    def at(self, epoch: int) -> Stage:
+        """The stage of an epoch, counted from 1."""
+        for stage in self.stages:
+            if epoch <= stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise ValueError(f"epoch {epoch} is after the last stage")
 
 
 class TestTimeTraining(_Options):
@@ -235,7 +283,7 @@ class Techniques(_Options):
 
     def hashed(self) -> dict[str, Any]:
         """What a protocol's hash covers: those that are on."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True, exclude={"distillation": {"teacher"}})
 
 
 _EXCLUSIVE = (
@@ -243,9 +291,13 @@ _EXCLUSIVE = (
     ("learned_temperature", "siglip"),
     ("siglip", "queue"),
     ("siglip", "hard_negatives"),
-    ("siglip", "mixup"),
     ("curriculum", "semantic_groups"),
 )
+# With one of these the lowest loss is not that of the plain objective.
+CHANGES_THE_LOSS = frozenset({
+    "learned_temperature", "reconstruction", "queue", "hard_negatives", "supervised", "multi_positive", "siglip",
+    "classification", "distillation", "language_model", "mixup", "semantic_groups",
+})  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({
     "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "semantic_groups", "test_time_training",

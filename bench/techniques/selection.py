@@ -9,7 +9,6 @@ from typing import Any
 from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.protocols import changed
-from bench.spec import Need, OptimizerSpec
 from bench.suggestions import unknown
 from bench.techniques.options import Techniques
 
@@ -25,15 +24,6 @@ def with_techniques(base: Protocol, texts: Sequence[str]) -> Protocol:
         merged = {**(present.model_dump(mode="json") if present else {}), **options}
         base = changed(base, {"techniques": {name: merged}}, f"--technique {text}")
     return base
-
-
-def require_techniques(spec: OptimizerSpec, protocol: Protocol) -> None:
-    """Raise `UsageError` where an entry cannot be trained with a technique of the protocol."""
-    evaluates = sorted(spec.needs & {Need.CLOSURE, Need.SECOND_ORDER})
-    for name in ("accumulation", "checkpointing"):
-        if getattr(protocol.techniques, name) is not None and evaluates:
-            raise UsageError(f"optimizer {spec.name}: technique {name} does not go with its need "
-                             f"{' and '.join(evaluates)}; allowed are optimizers without")  # fmt: skip
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
