@@ -539,13 +539,17 @@ def test_no_file_of_a_tower_brings_code(copy: Path):
 
 @pytest.mark.parametrize("towers", [PAIRS["timm and transformers"], PAIRS["open_clip"]])
 def test_nothing_is_looked_up_on_the_network(towers: dict[str, Any], data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
     def refused(*arguments: Any, **more: Any) -> None:
-        raise AssertionError(f"a connection was tried: {arguments}")
+        tried.append(arguments)
+        raise OSError("no network")
 
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     rules(towers).workload.check(data_dir)
+    assert tried == []
 
 
 def test_an_index_leads_to_no_other_folder(tmp_path: Path):
