@@ -23,9 +23,9 @@ baseline-check: $(VENV)/.test
 cluster-test: $(VENV)/.test
 	$(BIN)/pytest -m cluster tests/engines tests/test_ddp.py
 
-# `kill -9` at random moments: about three minutes, and ten more with BENCH_KILLS=100.
+# `kill -9` at random moments, runs that hang, full disks: about four minutes, and ten more with BENCH_KILLS=100.
 crash-test: $(VENV)/.test
-	$(BIN)/pytest -o timeout=3600 -m kills tests/test_crashes.py tests/search/test_tune.py
+	$(BIN)/pytest -n 2 -o timeout=3600 -m kills tests/test_crashes.py tests/search/test_tune.py
 
 baseline: $(VENV)/.test
 	$(BIN)/bench run --protocol mini --epochs 8 --optimizers sgd,adamw,gda2,universal_muon_preserve --study baseline; \

@@ -24,6 +24,7 @@ from bench.protocol import Protocol
 from bench.registry import entry
 from bench.spec import Need
 from bench.step import Evaluation, autocast
+from bench.techniques.options import OUTSIDE_THE_STEP
 
 if TYPE_CHECKING:
     from bench.trainer import Trainer
@@ -38,7 +39,7 @@ EVALUATION_BATCH = 100  # of each run
 def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
     """Whether runs of a protocol may share passes on a device; nothing of the run itself enters."""
     small = sum(p.numel() for p in network.parameters()) <= MOST_PARAMETERS
-    known = type(network) is MultiModalMemoryNetwork
+    known = type(network) is MultiModalMemoryNetwork and OUTSIDE_THE_STEP.issuperset(protocol.techniques.on)
     return device.type == "cpu" and small and known and protocol.precision != "fp16"
 
 

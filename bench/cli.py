@@ -11,6 +11,7 @@ import sys
 
 import click
 
+from bench.commands.ablate import ablate_command
 from bench.commands.baseline import baseline_group
 from bench.commands.cache import cache_command
 from bench.commands.check import check_command
@@ -40,10 +41,9 @@ def cli() -> None:
 
 
 COMMANDS = (
-    run_command, tune_command, report_command, list_command, compare_command, power_command, rank_command,
-    score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
-    status_command, merge_command, clean_command, schema_command, cache_command,
-    verify_data_command,
+    run_command, tune_command, ablate_command, report_command, list_command, compare_command, power_command,
+    rank_command, score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
+    status_command, merge_command, clean_command, schema_command, cache_command, verify_data_command,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -156,11 +156,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def compare_studies(a: Study, b: Study, *, alpha: float = 0.05) -> Comparison:
+def compare_studies(a: Study, b: Study, *, alpha: float = 0.05, may_differ: tuple[str, ...] = ()) -> Comparison:
     """B against A.
 
-    Optimizers are matched by name, and by configuration too where a study holds several of one. Raises `UsageError`
-    where the two have no optimizer in common, or a run that is ok has no score.
+    Optimizers are matched by name, and by configuration too where a study holds several of one. Protocols are one also
+    where only keys that begin with those of `may_differ` differ: data and scores are the same then. Raises
+    `UsageError` where the two have no optimizer in common, or a run that is ok has no score.
     """
     for study in (a, b):
         require_scores(study)
@@ -177,7 +178,7 @@ def compare_studies(a: Study, b: Study, *, alpha: float = 0.05) -> Comparison:
     names = [*by_rank, *(name for name in names if name not in by_rank)]
     records_a, records_b = ([r for name in names for r in runs[name].values()] for runs in (runs_a, runs_b))
     differences = (
-        *protocol_changes(a.protocol, b.protocol),
+        *(change for change in protocol_changes(a.protocol, b.protocol) if not change.what.startswith(may_differ)),
         *data_changes((r.fingerprints for r in records_a), (r.fingerprints for r in records_b)),
     )
     levels = {} if differences else _levels(scores_a, scores_b, runs_a, runs_b, names, alpha)

@@ -35,7 +35,7 @@ def _scope(found: Comparison) -> list[str]:
     a, b, one = found.a, found.b, found.a.protocol_hash == found.b.protocol_hash
     if found.differences:
         what = "Data" if one else f"Protocols ({a.protocol_hash}, {b.protocol_hash})"
-        told = _listed(map(str, found.differences), "; ")
+        told = listed(map(str, found.differences), "; ")
         return [f"{what} differ, so levels are not compared, only orders: {told}."]
     shared = seeds_text(found.shared_seeds) if found.shared_seeds else "no seed"
     optimizers = counted(len(found.entries), "optimizer")
@@ -49,31 +49,31 @@ def _levels(found: Comparison) -> list[str]:
     levels = [(entry.name, entry.level) for entry in found.entries if entry.level]
     said = []
     for better, word in ((True, "Better in B"), (False, "Worse in B")):
-        if told := [_difference(name, level) for name, level in levels if level.better is better]:
-            said.append(f"{word}: {_listed(told, '; ')}.")
+        if told := [told_difference(name, level) for name, level in levels if level.better is better]:
+            said.append(f"{word}: {listed(told, '; ')}.")
     if same := [name for name, level in levels if level.identical]:
-        who = f"all {len(same)}" if len(same) == len(found.entries) > 1 else _listed(same)
+        who = f"all {len(same)}" if len(same) == len(found.entries) > 1 else listed(same)
         said.append(f"Identical, outcome, metrics and loss of every shared run to the last bit: {who}.")
     if alike := [name for name, level in levels if level.equivalent and not level.identical]:
-        said.append(f"Equivalent within {found.margin:.3g}, each tested on its own: {_listed(alike)}.")
-    return [*said, *_open(levels)]
+        said.append(f"Equivalent within {found.margin:.3g}, each tested on its own: {listed(alike)}.")
+    return [*said, *open_levels(levels)]
 
 
-def _open(levels: Sequence[tuple[str, Level]]) -> list[str]:
+def open_levels(levels: Sequence[tuple[str, Level]]) -> list[str]:
     """Where nothing was found, and what it leaves possible."""
     undecided = [(n, x) for n, x in levels if x.better is None and not (x.identical or x.equivalent)]
     said = []
     if tested := [(name, level.ci95) for name, level in undecided if level.ci95 and level.reliable]:
         most = max(max(map(abs, interval)) for _, interval in tested)
-        said.append(f"No difference found: {_listed(name for name, _ in tested)}; up to {most:.3g} remains possible.")
+        said.append(f"No difference found: {listed(name for name, _ in tested)}; up to {most:.3g} remains possible.")
     if failing := [name for name, level in undecided if level.ci95 and not level.reliable]:
-        said.append(f"Open, with an interval that diverged runs make unreliable: {_listed(failing)}.")
+        said.append(f"Open, with an interval that diverged runs make unreliable: {listed(failing)}.")
     if single := [name for name, level in undecided if level.n == 1]:
-        said.append(f"One shared seed is a description, nothing is tested: {_listed(single)}.")
+        said.append(f"One shared seed is a description, nothing is tested: {listed(single)}.")
     return said
 
 
-def _difference(name: str, level: Level) -> str:
+def told_difference(name: str, level: Level) -> str:
     assert level.ci95 is not None and level.p_holm is not None
     interval = ", ".join(f"{_number(end):.3g}" for end in level.ci95)
     sign = "" if level.p_holm < LEAST_P else "= "
@@ -87,8 +87,8 @@ def _health(entries: Sequence[EntryComparison]) -> list[str]:
         for a, b in dict.fromkeys((change.a, change.b) for change in entry.outcomes):
             seeds = [change.seed for change in entry.outcomes if (change.a, change.b) == (a, b)]
             told[a is Outcome.OK].append(f"{entry.name} {_words(a)} → {_words(b)} on {seeds_text(seeds)}")
-    said = [f"Failing in B: {_listed(told[True], '; ')}."] if told[True] else []
-    return [*said, f"Other outcomes: {_listed(told[False], '; ')}."] if told[False] else said
+    said = [f"Failing in B: {listed(told[True], '; ')}."] if told[True] else []
+    return [*said, f"Other outcomes: {listed(told[False], '; ')}."] if told[False] else said
 
 
 def _words(outcome: Outcome) -> str:
@@ -116,14 +116,14 @@ def _best(orders: Orders) -> list[str]:
 def _pairs(orders: Orders) -> list[str]:
     if orders.reversed:
         told = (f"{better} above {worse} in A, below in B" for better, worse in orders.reversed)
-        said = [f"Reversed, significant in both: {_listed(told, '; ')}."]
+        said = [f"Reversed, significant in both: {listed(told, '; ')}."]
     elif orders.agreed:
         said = [f"{orders.agreed} pairs are resolved in both, none of them reversed."]
     else:
         said = ["No pair is resolved in both."]
     for study, pairs in (("A", orders.only_a), ("B", orders.only_b)):
         if pairs:
-            said.append(f"Resolved in {study} alone: {_listed((f'{x} > {y}' for x, y in pairs), '; ')}.")
+            said.append(f"Resolved in {study} alone: {listed((f'{x} > {y}' for x, y in pairs), '; ')}.")
     return said
 
 
@@ -135,17 +135,17 @@ def _blocks(found: Comparison) -> list[str]:
 
 
 def _configurations(found: Comparison) -> list[str]:
-    settings = [f"{entry.name} {_listed(map(str, entry.changes))}" for entry in found.entries if entry.changes]
+    settings = [f"{entry.name} {listed(map(str, entry.changes))}" for entry in found.entries if entry.changes]
     told = {"settings": settings, "environment": list(map(str, found.environment))}
-    return [f"Changed {what}: {_listed(changes, '; ')}." for what, changes in told.items() if changes]
+    return [f"Changed {what}: {listed(changes, '; ')}." for what, changes in told.items() if changes]
 
 
 def _unmatched(found: Comparison) -> list[str]:
     names = {"A": found.only_a, "B": found.only_b}
-    return [f"Only in {study}: {_listed(only)}." for study, only in names.items() if only]
+    return [f"Only in {study}: {listed(only)}." for study, only in names.items() if only]
 
 
-def _listed(items: Iterable[str], separator: str = ", ") -> str:
+def listed(items: Iterable[str], separator: str = ", ") -> str:
     items = list(items)
     more = f"{separator}{len(items) - MOST_ITEMS} more" if len(items) > MOST_ITEMS else ""
     return separator.join(items[:MOST_ITEMS]) + more
@@ -169,10 +169,10 @@ def view(found: Comparison) -> Group:
              f"{seeds_text(of.seeds)}" for side, of in (("A", found.a), ("B", found.b)))  # fmt: skip
     legend = LEVEL_LEGEND if found.compares_levels else ORDER_LEGEND
     return Group(*(Text(line, style="dim") for line in heads), *(Text(line) for line in sentences(found)), Text(),
-                 _table(found), Text(legend, style="dim"))  # fmt: skip
+                 table(found), Text(legend, style="dim"))  # fmt: skip
 
 
-def _table(found: Comparison) -> Table:
+def table(found: Comparison) -> Table:
     from rich.table import Table
     from rich.text import Text
 

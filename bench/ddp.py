@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.errors import LostProcessError, UsageError
-from bench.models.dropout import LANES, DropoutStream
+from bench.models.dropout import DropoutStream, ShareOfDropout
 from bench.models.multimodal_memory import at_least_float32
 from bench.protocol import Protocol
 from bench.spec import Need, OptimizerSpec
@@ -40,6 +40,8 @@ def require_ddp(spec: OptimizerSpec, protocol: Protocol) -> None:
     if alone := sorted(ONE_PROCESS & spec.needs):
         raise UsageError(f"--parallel ddp: optimizer {spec.name} has the need {' and '.join(alone)}; allowed are those "
                          "without, and --parallel runs")  # fmt: skip
+    if on := protocol.techniques.on:
+        raise UsageError(f"--parallel ddp: techniques {', '.join(on)}; allowed are none, and --parallel runs")
     if protocol.workload.model_reads_files:
         raise UsageError("--parallel ddp: the network is made of your files, whose own dropout and batch norm know one "
                          "process; allowed is --parallel runs")  # fmt: skip
@@ -173,7 +175,7 @@ class Ranks:
 
     def dropout(self, stream: DropoutStream, own: int) -> ShareOfDropout:
         """The step's masks for a batch of which this process has `own` samples."""
-        return ShareOfDropout(stream, self, own)
+        return ShareOfDropout(stream, self.rank * own, own, self.size * own)
 
 
 class _Gathered(torch.autograd.Function):
@@ -193,36 +195,6 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_MBD,) = gradients
         return ctx.ranks.share(gradient_MBD.transpose(0, 1)).transpose(0, 1), None
-
-
-class ShareOfDropout:
-    """The dropout masks that a run has in one process, the own samples' part of them.
-
-    The first axis of what is masked is the batch, or several batches one after the other (rows of all modalities).
-    """
-
-    def __init__(self, stream: DropoutStream, ranks: Ranks, own: int) -> None:
-        self._stream, self._ranks, self._own = stream, ranks, own
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Zero elements of `x` and scale the rest."""
-        return self._masked(x, x.shape)
-
-    def channels(self, x_BCHW: Tensor) -> Tensor:
-        """Zero whole channels of `x_BCHW` and scale the rest."""
-        return self._masked(x_BCHW, (*x_BCHW.shape[:2], 1, 1))
-
-    def _masked(self, x: Tensor, shape: Sequence[int]) -> Tensor:
-        if not self._stream.active:
-            return x
-        if shape[0] % self._own:
-            raise ValueError(f"--parallel ddp: dropout on a tensor {list(x.shape)}; its first axis has to be that of "
-                             f"the {self._own} samples, or a multiple")  # fmt: skip
-        count = self._ranks.size * torch.Size(shape).numel()
-        words = torch.empty(-(-count // LANES), dtype=torch.int64, device=x.device)
-        self._stream.draw_(words)
-        batches = words.view(torch.int16)[:count].view(shape[0] // self._own, self._ranks.size, -1)
-        return x * self._stream.factors(batches[:, self._ranks.rank], x.dtype).reshape(tuple(shape))
 
 
 class GlobalBatchNorm(_BatchNorm):

@@ -20,6 +20,7 @@ from bench.paths import without_folders
 from bench.plan import Run, ended
 from bench.record import CurvePoint, Failure, Fingerprints, MemoryUse, Outcome, RunRecord
 from bench.seeding import generator_states, globally_seeded, role_seed, set_generator_states
+from bench.techniques.options import CHANGES_THE_LOSS
 from bench.telemetry import DeviceWatch
 from bench.together import Member
 from bench.trainer import DivergedError, Trainer
@@ -152,7 +153,9 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
 
 
 def _best_loss(trainer: Trainer) -> float | None:
-    """The lowest expected mean of an epoch's losses, over its batches as they are."""
+    """The lowest expected mean of an epoch's losses, over its batches as they are; None where none is known."""
+    if not CHANGES_THE_LOSS.isdisjoint(trainer.protocol.techniques.on):
+        return None
     size, batch = trainer.dataset.training_size, trainer.protocol.batch_size
     batches = [min(batch, size - start) for start in range(0, trainer.steps_per_epoch * batch, batch)]
     bounds = [trainer.dataset.best_pair_loss(count) for count in batches]

@@ -84,6 +84,14 @@ def protocols(results: Path) -> list[Row]:
     ]
 
 
+def techniques(results: Path) -> list[Row]:
+    """Every technique with its options; a protocol has none of them unless it says so."""
+    del results
+    from bench.techniques.options import Techniques, defaults, description
+
+    return [{"name": name, "options": defaults(name), "title": description(name)} for name in Techniques.model_fields]
+
+
 def studies(results: Path) -> list[Row]:
     """Every study under `results` with its finished runs."""
     from bench.store import Store
@@ -108,6 +116,7 @@ LISTS: Mapping[str, Callable[[Path], list[Row]]] = {
     "optimizers": optimizers,
     "workloads": workloads,
     "protocols": protocols,
+    "techniques": techniques,
     "studies": studies,
 }
 ONLY_IN_JSON = {"documents", "needs", "extra", "reference", "hash", "parameters_at_most"}

@@ -1,6 +1,6 @@
 """Rate multipliers: parameters by name whose learning rate is a factor of what it would be.
 
-    rate of a group = its rate by the entry's policy × the schedule's factor × the multiplier
+    rate of a group = its rate by the entry's policy × the schedule's factor × the multiplier of the stage
 
 Every group of a policy is divided into one group a multiplier. An algorithm that looks at a whole group (its norm, its
 mixing) therefore sees smaller ones.
@@ -9,7 +9,7 @@ mixing) therefore sees smaller ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +22,19 @@ from bench.registry import PLUGIN_FAULTS
 from bench.seeding import torch_seeded
 from bench.spec import OptimizerSpec, ParameterGroups, Role, RoledParameter
 
+Factors = tuple[float, ...]  # on a parameter's rate: one a stage of training
+
 
 def multipliers_of(roled: Sequence[RoledParameter], patterns: Mapping[str, float]) -> list[float]:
     """Each parameter's multiplier: that of the last pattern found in its name, so that later ones overrule, else 1."""
     found = [[factor for pattern, factor in patterns.items() if re.search(pattern, p.name)] for p in roled]
     return [factors[-1] if factors else 1.0 for factors in found]
+
+
+def factors_of(roled: Sequence[RoledParameter], stages: Sequence[Mapping[str, float]]) -> list[Factors]:
+    """Each parameter's multipliers, by the patterns of each stage."""
+    by_stage = [multipliers_of(roled, patterns) for patterns in stages]
+    return list(zip(*by_stage, strict=True))
 
 
 def require_found(patterns: Mapping[str, float], names: Sequence[str]) -> None:
@@ -38,20 +46,20 @@ def require_found(patterns: Mapping[str, float], names: Sequence[str]) -> None:
                              f"{', '.join(parts)}")  # fmt: skip
 
 
-def divided(groups: ParameterGroups, multipliers: Mapping[int, float]) -> ParameterGroups:
-    """The policy `groups`, each of its groups in parts of one multiplier; `multipliers` by a parameter's id.
+def divided(groups: ParameterGroups, factors: Mapping[int, Factors]) -> ParameterGroups:
+    """The policy `groups`, each of its groups in parts of equal factors; `factors` by a parameter's id.
 
-    Parts whose multiplier is 1 come first: the first group's rate is the one that a curve shows.
+    Parts whose factors are 1 come first: the first group's rate is the one that a curve shows.
     """
 
     def policy(parameters: Sequence[RoledParameter]) -> list[dict[str, Any]]:
-        parts: list[tuple[float, dict[str, Any]]] = []
+        parts: list[tuple[Factors, dict[str, Any]]] = []
         for group in groups(parameters):
-            members: dict[float, list[Any]] = {}
+            members: dict[Factors, list[Any]] = {}
             for parameter in group["params"]:
-                members.setdefault(multipliers[id(parameter)], []).append(parameter)
-            parts += [(factor, {**group, "params": own}) for factor, own in members.items()]
-        return [group for _, group in sorted(parts, key=lambda part: part[0] != 1)]
+                members.setdefault(factors[id(parameter)], []).append(parameter)
+            parts += [(own, {**group, "params": params}) for own, params in members.items()]
+        return [group for _, group in sorted(parts, key=lambda part: not _ones(part[0]))]
 
     return policy
 
@@ -60,28 +68,33 @@ def build(
     spec: OptimizerSpec,
     roled: Sequence[RoledParameter],
     hyperparameters: Mapping[str, Any],
-    patterns: Mapping[str, float],
-) -> Optimizer:
-    """`spec.build` with the rates of `patterns`; the very same where every multiplier is 1."""
-    factors = multipliers_of(roled, patterns)
-    if all(factor == 1 for factor in factors):
-        return spec.build(roled, hyperparameters)
-    by_id = {id(p.parameter): factor for p, factor in zip(roled, factors, strict=True)}
+    factors: Sequence[Factors],
+) -> tuple[Optimizer, list[Factors]]:
+    """The optimizer with groups of equal factors, those of each parameter given, and the factors of each group.
+
+    The very same as `spec.build` where all are 1. The rates of its groups are the entry's own.
+    """
+    if all(map(_ones, factors)):
+        optimizer = spec.build(roled, hyperparameters)
+        return optimizer, [factors[0] for _ in optimizer.param_groups]
+    by_id = {id(p.parameter): own for p, own in zip(roled, factors, strict=True)}
     optimizer = replace(spec, groups=divided(spec.groups, by_id)).build(roled, hyperparameters)
-    for group in optimizer.param_groups:
-        own = {by_id[id(parameter)] for parameter in group["params"]}
-        if len(own) != 1:
-            raise UsageError(f"optimizer {spec.name}: joins parameter groups, so it has no rate_multipliers")
-        group["lr"] *= own.pop()
-    return optimizer
+    by_group = [{by_id[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+    if any(len(own) != 1 for own in by_group):
+        raise UsageError(f"optimizer {spec.name}: joins parameter groups, so it has no rate_multipliers")
+    return optimizer, [own.pop() for own in by_group]
 
 
-def require_multipliers(spec: OptimizerSpec, hyperparameters: Mapping[str, Any], patterns: Mapping[str, float]) -> None:
+def _ones(factors: Factors) -> bool:
+    return all(factor == 1 for factor in factors)
+
+
+def require_multipliers(spec: OptimizerSpec, hyperparameters: Mapping[str, Any], factors: Iterable[float]) -> None:
     """Raise `UsageError` where there are multipliers and the entry cannot have several groups, or has one rate for all.
 
     Two steps are taken with two parameters that differ in their multiplier alone.
     """
-    if all(factor == 1 for factor in patterns.values()):
+    if all(factor == 1 for factor in factors):
         return
     try:
         halved, plain = _moved(spec, hyperparameters)
@@ -102,7 +115,10 @@ def _moved(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> tuple[Ten
              for name, parameter in zip(("halved", "plain"), parameters, strict=True)]  # fmt: skip
     subject = Subject(spec=spec, hyperparameters=hyperparameters)
     with torch_seeded(0):
-        optimizer = subject.ready(build(spec, roled, hyperparameters, {"halved": 0.5}))
+        optimizer, by_group = build(spec, roled, hyperparameters, [(0.5,), (1.0,)])
+        for group, (factor,) in zip(optimizer.param_groups, by_group, strict=True):
+            group["lr"] *= factor
+        subject.ready(optimizer)
         for _ in range(2):
             subject.apply(optimizer, parameters, [gradient, gradient])
     halved, plain = (parameter.detach() - start for parameter in parameters)

@@ -10,12 +10,15 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from bench.schedule import Schedule
+from bench.schedule import Schedule, ScheduleOptions
+from bench.techniques.options import Techniques
 from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
+# Hashed only where they say something: a protocol without them keeps the hash that it had before there were any.
+HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "techniques")
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
@@ -45,6 +48,7 @@ class Protocol(BaseModel):
     warmup: float = Field(
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
+    schedule_options: ScheduleOptions = ScheduleOptions()
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     rate_multipliers: dict[str, float] = Field(
@@ -56,6 +60,22 @@ class Protocol(BaseModel):
     seeds: int = Field(default=5, ge=1)
     rates: Literal["default", "documents"] = "default"
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    techniques: Techniques = Techniques()
+
+    @model_validator(mode="after")
+    def _one_rise(self) -> Protocol:
+        if self.schedule == "one_cycle" and self.warmup:
+            raise ValueError(f"warmup is {self.warmup} and schedule one_cycle rises itself; allowed with it is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _all_epochs_in_stages(self) -> Protocol:
+        if self.techniques.stages is not None:
+            epochs = [stage.epochs for stage in self.techniques.stages.stages]
+            if sum(epochs) != self.epochs:
+                told = " + ".join(map(str, epochs))
+                raise ValueError(f"stages have {told} epochs, the protocol {self.epochs}; allowed are equal sums")
+        return self
 
     @field_validator("rate_multipliers")
     @classmethod
@@ -69,6 +89,11 @@ class Protocol(BaseModel):
                 raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return multipliers
 
+    @property
+    def stage_rates(self) -> tuple[dict[str, float], ...]:
+        """By stage of training, patterns of names with factors on the rate; one stage where training has none."""
+        return self.techniques.stages.rates if self.techniques.stages is not None else ({},)
+
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out.
 
@@ -76,10 +101,15 @@ class Protocol(BaseModel):
         """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
-        content["rate_multipliers"] = list(self.rate_multipliers.items())  # in order: later ones overrule
-        for place, option in ((content, "rate_multipliers"), (content["workload"], "model_reads_files")):
-            if not place[option]:
-                del place[option]
+        for name in HASHED_WHERE_SET:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del content[name]
+        if not self.workload.model_reads_files:
+            del content["workload"]["model_reads_files"]
+        if "rate_multipliers" in content:
+            content["rate_multipliers"] = list(self.rate_multipliers.items())  # in order: later ones overrule
+        if "techniques" in content:
+            content["techniques"] = self.techniques.hashed()
         return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property

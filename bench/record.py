@@ -26,7 +26,7 @@ from pydantic import (
 
 from bench.errors import BadRecordError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -180,10 +180,10 @@ class RunRecord(_Stored):
 
     Runs of one optimizer are alike where their `configuration` (settings, code, data) is. `metrics` are the last
     epoch's on the test split; a run that is not ok has none. `pools` counts the test items of each modality among which
-    retrieval searched.
+    retrieval searched. `figures` are what a technique or a network found besides, by name.
     """
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     run_id: str
     protocol: ProtocolName
     optimizer: str
@@ -210,6 +210,7 @@ class RunRecord(_Stored):
     memory: MemoryUse = MemoryUse()
     device_use: DeviceUse | None = None
     diagnostics: Diagnostics = Diagnostics()
+    figures: dict[str, Number] = Field(default_factory=dict)
     environment: Environment | None = None
     finished: str = Field(description="UTC time of the end, ISO 8601")
     command: str | None = None
@@ -260,7 +261,12 @@ def update_to_3(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "pools": {}}
 
 
-_UPDATES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: update_to_2, 2: update_to_3}
+def update_to_4(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 knows the figures of techniques."""
+    return {**content, "figures": {}}
+
+
+_UPDATES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: update_to_2, 2: update_to_3, 3: update_to_4}
 
 
 def _updated(content: dict[str, Any], version: int) -> dict[str, Any]:

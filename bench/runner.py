@@ -27,6 +27,8 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.fit import require_fit, require_techniques
+from bench.techniques.selection import with_techniques
 
 if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
@@ -87,7 +89,10 @@ class Basis:
         ddp = self.placement.parallel == "ddp"
         for chosen in self.selected:
             require_precision(chosen.spec, self.protocol.precision)
-            require_multipliers(chosen.spec, chosen.hyperparameters, self.protocol.rate_multipliers)
+            require_techniques(chosen.spec, self.protocol)
+            stages = [*self.protocol.stage_rates, self.protocol.rate_multipliers]
+            factors = [factor for patterns in stages for factor in patterns.values()]
+            require_multipliers(chosen.spec, chosen.hyperparameters, factors)
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
@@ -141,6 +146,7 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
     dataset = protocol.workload.check(data_dir)
+    require_fit(protocol, dataset)
     if protocol.rate_multipliers:
         network = protocol.workload.example(dataset.network_options)
         require_found(protocol.rate_multipliers, [name for name, _ in network.named_parameters()])
@@ -176,6 +182,7 @@ class StudyOptions(PlacementOptions, total=False):
     limit: int | None
     rates: Settings | None
     overrides: Mapping[str, Mapping[str, Any]] | None
+    techniques: Sequence[str] | None
     results: str | Path
     study: str | None
 
@@ -191,11 +198,11 @@ def run(
     """Run a study, or what is missing of it, and return it; the same as `bench run`.
 
     `optimizers` are names, groups, globs or references. Options, as on the command line: `protocol`, `epochs`, `limit`
-    (images or clips a split), `rates` (default, documents or tuned; by default the protocol's), `overrides` (an entry
-    to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`, `engine`, `address`, `device`, `data_dir`,
-    `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and `checkpoint_seconds` (seconds),
-    `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is written then but decoded data in
-    the cache.
+    (images or clips a split), `techniques` (names, or `name.key=value`), `rates` (default, documents or tuned; by
+    default the protocol's), `overrides` (an entry to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`,
+    `engine`, `address`, `device`, `data_dir`, `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and
+    `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is
+    written then but decoded data in the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)
@@ -228,6 +235,7 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
     folder = Path(results) / study_name(given.pop("study", None) or chosen.name)
     if not_one := next((place for place in (Path(results), folder) if place.exists() and not place.is_dir()), None):
         raise UsageError(f"--results, --study: {not_one} is no folder; allowed is one, or a name that is still free")
+    chosen = with_techniques(chosen, given.pop("techniques", None) or ())
     selected = select(patterns, overrides, chosen.rates if rates in (None, "tuned") else rates, chosen.settings)
     if rates == "tuned":
         found = tuned_settings(folder, chosen, [item.spec for item in selected])

@@ -16,8 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Role = Literal["init", "order", "augmentation", "dropout", "optimizer"]
-_ROLE_NUMBERS: dict[Role, int] = {"init": 0, "order": 1, "augmentation": 2, "dropout": 3, "optimizer": 4}
+Role = Literal["init", "order", "augmentation", "dropout", "optimizer", "objective"]
+_ROLE_NUMBERS: dict[Role, int] = {
+    "init": 0,
+    "order": 1,
+    "augmentation": 2,
+    "dropout": 3,
+    "optimizer": 4,
+    "objective": 5,
+}
 
 
 def role_seed(seed: int, role: Role) -> int:

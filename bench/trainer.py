@@ -29,7 +29,6 @@ from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
 from bench.schedule import learning_rate_factor
 from bench.seeding import (
-    batch_order,
     generator_states,
     order_fingerprint,
     role_seed,
@@ -39,6 +38,13 @@ from bench.seeding import (
 )
 from bench.spec import Need, OptimizerSpec
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.augmentation import augmented
+from bench.techniques.checkpointing import checkpoint_encoders
+from bench.techniques.data import changed_modalities
+from bench.techniques.mixing import mixed_batch
+from bench.techniques.objective import Objective
+from bench.techniques.order import epoch_order
+from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
@@ -84,7 +90,8 @@ def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol,
     """The data with what the network's frozen encoders make of it, where it has any."""
     if not isinstance(dataset, WithNetworkFiles):
         return dataset
-    encoders = cast("FileNetwork", model).frozen()
+    changing = changed_modalities(protocol.techniques)
+    encoders = {name: each for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}
     return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
@@ -140,17 +147,28 @@ class Trainer:
             self.dataset = _with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
-            roled = roled_parameters(self.model, workload.roles())
+            with torch_seeded(role_seed(run.seed, "objective")):
+                self.objective = Objective(protocol, self.model, self.dataset).to(device)
+            own = self.objective.roled_parameters()
+            # What is trained: names of the network's parameters alone where the loss has none.
+            trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
+            roled = [*roled_parameters(self.model, workload.roles()), *own]
+            techniques = protocol.techniques
+            self.stages = StageSwitch(techniques.stages, self.model, roled) if techniques.stages else None
+            if techniques.checkpointing is not None:
+                checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            self.optimizer: Optimizer = multipliers.build(spec, roled, run.hyperparameters, protocol.rate_multipliers)
+            factors = multipliers.factors_of(roled, [protocol.rate_multipliers | own for own in protocol.stage_rates])
+            self.optimizer, self.rate_factors = multipliers.build(spec, roled, run.hyperparameters, factors)
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
-            self.updates = UpdateWatch(self.model)
-            self.divergence = DivergenceWatch(self.model, protocol)
+            self.updates = UpdateWatch(trained)
+            self.divergence = DivergenceWatch(trained, protocol)
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
             self.take_step = OptimizerStep(
-                self.optimizer, spec.needs, self.model, self.dropout, protocol, device, ranks
+                self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
+        self._noise_seed = role_seed(run.seed, "augmentation")
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -183,6 +201,9 @@ class Trainer:
         Nothing is read back from the device but at the epoch's first step, which is watched.
         """
         self.model.train()
+        self.objective.train()
+        if self.stages is not None:
+            self.stages.enter(self.epoch + 1)
         self._switch_weights(training=True)
         samples, order = self._epoch_data()
         for i in range(self.totals.done if self.totals else 0, until):
@@ -199,8 +220,9 @@ class Trainer:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epoch + 1
-            samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
-            order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+            samples = self._training_samples(epoch, self._noise_seed)
+            order = epoch_order(self.protocol, self.dataset, samples, role_seed(self.run.seed, "order"), epoch)
+            samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
         return self._data
@@ -221,15 +243,20 @@ class Trainer:
         """One step at its learning rate."""
         total = self.protocol.epochs * self.steps_per_epoch
         warmup = round(self.protocol.warmup * total)
-        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * factor
+        options = self.protocol.schedule_options
+        factor = learning_rate_factor(self.protocol.schedule, self.step, total, warmup, options)
+        stage = 0 if self.stages is None else self.stages.number(self.epoch + 1)
+        groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
+        for group, rate, multipliers_of_stages in groups:
+            group["lr"] = rate * multipliers_of_stages[stage] * factor
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe() if watched else nullcontext()
-        evaluation = self.take_step(batch, self.step, watch, evaluation)
+        progress = self.epoch / self.protocol.epochs
+        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress, mixed=mixed)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -249,8 +276,9 @@ class Trainer:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        for indices in order.split(self.protocol.batch_size) if norms else ():
-            batch = samples.take(indices)
+        first = self.step - self.steps_per_epoch
+        for i, indices in enumerate(order.split(self.protocol.batch_size) if norms else ()):
+            batch, _ = mixed_batch(samples.take(indices), self.protocol.techniques.mixup, self._noise_seed, first + i)
             with autocast(self.protocol, self.device):
                 self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -387,6 +415,7 @@ class Trainer:
             **self.identity(),
             "step": self.step, "samples": self.samples, "epoch": self.epoch,
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "objective": {name: value.clone() for name, value in self.objective.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
             "attributes": _plain_attributes(self.optimizer),
             "totals": None if totals is None else
@@ -402,6 +431,7 @@ class Trainer:
         """Go on from a `state` of the same identity; the trainer must be fresh."""
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
         self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self._restore_optimizer(state["optimizer"], state["attributes"])
         if state["totals"] is not None:
             names, pairs, norms, done = state["totals"]

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise
+from bench.datasets.images import NORMALISED
 from bench.datasets.rows import RowSamples, Stored
-from bench.datasets.samples import DataError, Dataset, HeldOut, Split, require_modalities
+from bench.datasets.samples import DataError, Dataset, HeldOut, PixelLevels, SampleSource, Split, require_modalities
 from bench.datasets.tokenizers import CharacterTokenizer
+from bench.datasets.words import TextWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class LabelledImages(Dataset):
             "validation": (image_NHWC[held := np.sort(order_N[:validation])[:limit]], label_N[held]),
             "test": (test_NHWC[:limit], test_label_N[:limit]),
         }
-        texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
+        self._texts = texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
         tokenizer = CharacterTokenizer()
         text_CL, mask_CL = tokenizer.encode_batch(texts, max(len(tokenizer.encode(text)) for text in texts))
         self._network_options = {"vocab_size": tokenizer.vocab_size}
@@ -150,6 +152,14 @@ class LabelledImages(Dataset):
 
     def pools(self, split: HeldOut) -> Sequence[RowSamples]:
         return [self._rows[split].items(name) for name in ("text", "image")]
+
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, RowSamples)
+        return training.words(self._texts, CharacterTokenizer)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return NORMALISED
 
     @property
     def digest(self) -> str:

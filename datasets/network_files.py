@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets.rows import RowSamples
-from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, Split
+from bench.datasets.samples import Dataset, HeldOut, PixelLevels, Samples, SampleSource, Split, Words
 
 ENCODED_AT_ONCE = 256  # things
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -108,6 +108,17 @@ class WithNetworkFiles(Dataset):
 
     def fixed_items(self, modality: str, split: Split) -> SampleSource | None:
         return self._dataset.fixed_items(modality, split)
+
+    def words(self, training: SampleSource) -> Words | None:
+        return self._dataset.words(training.source if isinstance(training, EncodedSamples) else training)
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        return self._dataset.pixel_levels
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        return self._dataset.augments
 
     @property
     def digest(self) -> str:

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bench.datasets.cache import Recipe, Shape, cached, versions
 from bench.datasets.index import Row, fault
-from bench.datasets.tokenizers import EmptyTextError, tokenizer_from
+from bench.datasets.tokenizers import EmptyTextError, Tokenizer, tokenizer_from
 
 RECIPE = 1  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
 CHUNK = 4096  # captions encoded at once
+COMPARED = 256  # captions that a tokenizer fitted again has to encode as before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +70,19 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
         ids_NL=entry.arrays["ids"], length_N=entry.arrays["length"], vocab_size=entry.facts["vocab_size"],
         digest=content.hexdigest(),
     )  # fmt: skip
+
+
+def refitted(
+    kind: str, texts: Sequence[str], training: Iterable[str], tokens: Tokens, options: Mapping[str, Any], data_dir: Path
+) -> Tokenizer:
+    """The tokenizer that made `tokens` of `texts`, fitted once more to the training ones: the cache keeps ids alone.
+
+    Raises `DataError` where it gives other tokens than before.
+    """
+    tokenizer = tokenizer_from(options, training, data_dir)
+    ids_NL, _ = tokenizer.encode_batch(texts[:COMPARED], tokens.ids_NL.shape[1])
+    if not torch.equal(ids_NL, tokens.ids_NL[:COMPARED].long()):
+        raise fault(
+            kind, "cache", f"holds other tokens than the {options['kind']} tokenizer gives; bench cache --remove"
+        )
+    return tokenizer

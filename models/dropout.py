@@ -34,6 +34,14 @@ class DropoutStream:
         """Make the masks that follow those of `step`."""
         self._generator.manual_seed((self._seed + step * 0x9E3779B97F4A7C15) % (1 << 63))
 
+    def place(self) -> Tensor:
+        """Where among its masks the stream is."""
+        return self._generator.get_state()
+
+    def return_to(self, place: Tensor) -> None:
+        """Make the masks that follow a `place` again."""
+        self._generator.set_state(place)
+
     @property
     def step_seed(self) -> int:
         """What the step's masks are made from; for code that draws its own."""
@@ -64,6 +72,44 @@ class DropoutStream:
     def draw_(self, words: Tensor) -> None:
         """Fill int64 `words` with the stream's next random bits."""
         words.random_(-(1 << 63), None, generator=self._generator)
+
+
+class ShareOfDropout:
+    """The masks that a batch's rows `start` … `start + own` of `whole` get where the rest of it is elsewhere.
+
+    The first axis of what is masked is those rows, or several batches one after the other (rows of all modalities).
+    """
+
+    def __init__(self, stream: DropoutStream, start: int, own: int, whole: int) -> None:
+        self._stream, self._start, self._own, self._whole = stream, start, own, whole
+        self.place, self.return_to = stream.place, stream.return_to
+
+    @property
+    def step_seed(self) -> int:
+        """What these rows' masks of the step are made from; for code that draws its own."""
+        return (self._stream.step_seed + (self._start + 1) * 0x9E3779B97F4A7C15) % (1 << 63)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Zero elements of `x` and scale the rest."""
+        return self._masked(x, x.shape)
+
+    def channels(self, x_BCHW: Tensor) -> Tensor:
+        """Zero whole channels of `x_BCHW` and scale the rest."""
+        return self._masked(x_BCHW, (*x_BCHW.shape[:2], 1, 1))
+
+    def _masked(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        if not self._stream.active:
+            return x
+        if shape[0] % self._own:
+            raise ValueError(f"dropout on a tensor {list(x.shape)} of a part of a batch; its first axis has to be that "
+                             f"of the {self._own} samples, or a multiple")  # fmt: skip
+        batches = shape[0] // self._own
+        count = batches * self._whole * torch.Size(shape[1:]).numel()
+        words = torch.empty(-(-count // LANES), dtype=torch.int64, device=x.device)
+        self._stream.draw_(words)
+        rows = words.view(torch.int16)[:count].view(batches, self._whole, -1)
+        own = rows[:, self._start : self._start + self._own]
+        return x * self._stream.factors(own, x.dtype).reshape(tuple(shape))
 
 
 class BankDropout:

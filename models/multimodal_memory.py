@@ -12,7 +12,8 @@ C = H·S columns, K head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,6 +117,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor | None, dropout: Dropout) -> Tensor:
         """[B, E]; `mask_BL` is True at real tokens. A row without any token encodes to the norm's bias."""
+        dropout = dropout if self.training else NO_DROPOUT  # an encoder that stands still drops nothing
         x_BLE = dropout(self.embedding(text_BL) + self.positions_embedding.weight[: text_BL.shape[1]])
         score_mask = None
         if mask_BL is not None:
@@ -147,6 +149,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image_B3HW: Tensor, dropout: Dropout) -> Tensor:
         """[B, D]."""
+        dropout = dropout if self.training else NO_DROPOUT
         B, P = len(image_B3HW), self.patches.kernel_size[0]
         # A convolution of stride P is one matrix product over the pixels of each patch.
         grid = image_B3HW.unflatten(3, (-1, P)).unflatten(2, (-1, P))  # [B, 3, rows, P, columns, P]
@@ -174,6 +177,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, audio_B1FT: Tensor, mask_BT: Tensor | None, dropout: Dropout) -> Tensor:
         """[B, D]; `mask_BT` is True at real frames: the average leaves out places centred on padding."""
+        dropout = dropout if self.training else NO_DROPOUT
         x = audio_B1FT
         for convolution, batch_norm in zip(self.convolutions, self.norms, strict=True):
             x = dropout.channels(F.relu(batch_norm(at_least_float32(convolution(x)))))
@@ -279,8 +283,33 @@ class Fusion(nn.Module):
             m = MODALITIES.index(name)
             own = F.linear(encoding_BD, weight[:, m * D : (m + 1) * D])
             rows.append(own + (shared + weight[:, M * D + m]))
-        hidden = dropout(F.relu(norm(self.expand_norm, torch.cat(rows))))
+        return self._contracted(torch.cat(rows), dropout)
+
+    def together(self, encodings: Mapping[str, Tensor], type_vectors_MD: Tensor, dropout: Dropout) -> Tensor:
+        """[B, D]: the latents of one pass in which all of `encodings` are present."""
+        M, D = type_vectors_MD.shape
+        weight = self.expand.weight
+        rows = F.linear(type_vectors_MD.flatten(), weight[:, : M * D], self.expand.bias)
+        for name, encoding_BD in encodings.items():
+            m = MODALITIES.index(name)
+            rows = rows + (F.linear(encoding_BD, weight[:, m * D : (m + 1) * D]) + weight[:, M * D + m])
+        return self._contracted(rows, dropout)
+
+    def _contracted(self, rows: Tensor, dropout: Dropout) -> Tensor:
+        hidden = dropout(F.relu(norm(self.expand_norm, rows)))
         return norm(self.contract_norm, self.contract(hidden))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """`module` in evaluation mode within the block: running statistics are used and not changed."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def decoder(width: int, out: int, dropout: float) -> nn.Sequential:
@@ -356,9 +385,45 @@ class MultiModalMemoryNetwork(nn.Module):
         `masks` are True at real tokens [B, L] and frames [B, T] of the modalities that have padding.
         """
         encodings = self.encode(inputs, masks, dropout)
+        z_RD = self._recalled(self.fusion(encodings, self.type_vectors, dropout), dropout)
+        return dict(zip(encodings, z_RD.chunk(len(encodings)), strict=True))
+
+    def latent(
+        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS, dropout: Dropout = NO_DROPOUT
+    ) -> Tensor:
+        """[B, D]: the central latent of one pass that sees all modalities in `inputs` together."""
+        encodings = self.encode(inputs, masks, dropout)
+        return self._recalled(self.fusion.together(encodings, self.type_vectors, dropout), dropout)
+
+    def reconstruction(
+        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS, dropout: Dropout = NO_DROPOUT
+    ) -> tuple[Tensor, Tensor]:
+        """What the audio decoder makes of text and image seen together, and what it is to be, [B, D] each.
+
+        That is the audio encoder's output in evaluation mode, which gets no gradient.
+        """
+        seen = {name: inputs[name] for name in ("text", "image")}
+        made_BD = self._decoded("audio", self.latent(seen, masks, dropout), dropout)
+        with torch.no_grad(), evaluating(self.audio_encoder):
+            wanted_BD = self.audio_encoder(inputs["audio"], masks.get("audio"), NO_DROPOUT)
+        return made_BD, wanted_BD
+
+    def _recalled(self, fused_RD: Tensor, dropout: Dropout) -> Tensor:
+        """Central memory and feedback."""
         slots = self.central.folded()
-        z_RD = self.central.read(self.fusion(encodings, self.type_vectors, dropout), slots)
+        z_RD = self.central.read(fused_RD, slots)
         for _ in range(self.feedback_steps):
             z_RD = z_RD + dropout(F.relu(norm(self.feedback_norm, self.feedback(z_RD))))
             z_RD = self.central.read(z_RD, slots)
-        return dict(zip(encodings, z_RD.chunk(len(encodings)), strict=True))
+        return z_RD
+
+    def _decoded(self, modality: str, x_BD: Tensor, dropout: Dropout) -> Tensor:
+        """A decoder with dropout masks of the step's stream; its own layers would draw from torch's generator."""
+        decoder = self.decoders[modality]
+        assert isinstance(decoder, nn.Sequential)
+        for layer in decoder:
+            if isinstance(layer, nn.Dropout):
+                x_BD = dropout(x_BD)
+            else:
+                x_BD = norm(layer, x_BD) if isinstance(layer, nn.LayerNorm) else layer(x_BD)
+        return x_BD

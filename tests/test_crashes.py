@@ -20,6 +20,7 @@ from bench.protocols import changed
 from bench.record import Outcome
 from bench.store import Store
 
+pytestmark = pytest.mark.kills
 KILLS = int(os.environ.get("BENCH_KILLS", "5"))  # of `make crash-test`
 STUDY = ("run", "-o", "gda2,adamw", "--seeds", "3", "--epochs", "6", "--workers", "2", "--checkpoint-seconds", "0",
          "--retry-failed")  # fmt: skip
@@ -80,7 +81,6 @@ def undisturbed(tiny_toml: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-@pytest.mark.kills
 @pytest.mark.timeout(3600)
 def test_killed_at_random_moments_it_ends_with_the_same_records(undisturbed: dict, tiny_toml: Path, tmp_path: Path):
     """kill -9 of the driver, of a worker, or of both, at random moments of as many studies as it takes."""

@@ -12,14 +12,14 @@ from torch import nn
 from bench import multipliers
 from bench.errors import UsageError
 from bench.models.multimodal_memory import ROLES
-from bench.multipliers import multipliers_of, require_found, require_multipliers
+from bench.multipliers import factors_of, multipliers_of, require_found, require_multipliers
 from bench.optimizers.catalog import CATALOG
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.protocols import PROTOCOLS, changed
 from bench.registry import entry, select
 from bench.runner import prepare
-from bench.spec import Role, RoledParameter
+from bench.spec import OptimizerSpec, Role, RoledParameter
 from bench.trainer import Trainer
 from bench.workload import roled_parameters
 
@@ -39,7 +39,15 @@ def roled() -> list[RoledParameter]:
 
 def built(name: str, patterns: dict[str, float]) -> tuple[torch.optim.Optimizer, list[RoledParameter]]:
     (chosen,), parameters = select([name], {}, "default"), roled()
-    return multipliers.build(chosen.spec, parameters, chosen.hyperparameters, patterns), parameters
+    return with_rates(chosen.spec, parameters, chosen.hyperparameters, patterns), parameters
+
+
+def with_rates(spec: OptimizerSpec, parameters: list[RoledParameter], settings, patterns) -> torch.optim.Optimizer:
+    """The optimizer of one stage, its rates multiplied as the loop does."""
+    optimizer, by_group = multipliers.build(spec, parameters, settings, factors_of(parameters, [patterns]))
+    for group, (factor,) in zip(optimizer.param_groups, by_group, strict=True):
+        group["lr"] *= factor
+    return optimizer
 
 
 def rates_by_name(optimizer: torch.optim.Optimizer, parameters: list[RoledParameter]) -> dict[str, float]:
@@ -96,7 +104,7 @@ def test_sgd_moves_by_the_multiplied_rate():
     """w ← w − 0.5·0.1·g = w − 0.05 for g = 1, and w − 0.5 without a multiplier."""
     parameters = roled()
     before = [p.parameter.detach().clone() for p in parameters]
-    optimizer = multipliers.build(entry("sgd"), parameters, {"lr": 0.5}, {"tower": 0.1})
+    optimizer = with_rates(entry("sgd"), parameters, {"lr": 0.5}, {"tower": 0.1})
     for p in parameters:
         p.parameter.grad = torch.ones_like(p.parameter)
     optimizer.step()
@@ -127,14 +135,14 @@ def test_an_idle_pattern_is_refused_in_one_line(tiny: Protocol, tmp_path: Path):
 def test_an_optimizer_of_one_rate_has_no_multipliers(name: str, reason: str):
     (chosen,) = select([name], {}, "default")
     with pytest.raises(UsageError, match=f"optimizer {name}: cannot have rate_multipliers: {reason}"):
-        require_multipliers(chosen.spec, chosen.hyperparameters, {"x": 0.5})
-    require_multipliers(chosen.spec, chosen.hyperparameters, {"x": 1.0})
+        require_multipliers(chosen.spec, chosen.hyperparameters, [0.5])
+    require_multipliers(chosen.spec, chosen.hyperparameters, [1.0])
 
 
 @pytest.mark.parametrize("name", sorted(set(CATALOG) - {"lbfgs", "prodigy"}))
 def test_every_other_entry_may_have_multipliers(name: str):
     (chosen,) = select([name], {}, "default")
-    require_multipliers(chosen.spec, chosen.hyperparameters, {"x": 0.5})
+    require_multipliers(chosen.spec, chosen.hyperparameters, [0.5])
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -175,7 +183,7 @@ def test_a_frozen_parameter_is_in_no_group(tiny: Protocol):
     network = tiny.workload.example()
     network.get_submodule("central").requires_grad_(False)
     found = roled_parameters(network, ROLES)
-    optimizer = multipliers.build(entry("adamw"), found, {"lr": 0.1}, {"memories": 0.5})
+    optimizer = with_rates(entry("adamw"), found, {"lr": 0.1}, {"memories": 0.5})
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in network.parameters() if p.requires_grad}
     assert not held & {id(p) for p in network.get_submodule("central").parameters()}

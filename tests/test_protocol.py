@@ -1,15 +1,20 @@
 """Protocols: hash, user files, changes and their errors."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.protocols import PROTOCOLS, changed, limited, load_protocol
-from bench.schedule import learning_rate_factor
+from bench.schedule import Schedule, ScheduleOptions, learning_rate_factor
 
 MINI = PROTOCOLS["mini"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 def test_hash_covers_what_changes_a_result_and_nothing_else():
@@ -99,6 +104,43 @@ def test_cosine_schedule_falls_to_zero_after_the_last_step():
     assert factors[8] == pytest.approx(0, abs=1e-12)
     assert factors == sorted(factors, reverse=True)
     assert learning_rate_factor("cosine", 2, 10, 2) == 1
+
+
+def test_one_cycle_is_torchs():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=50, pct_start=0.1, div_factor=25, final_div_factor=1e4
+    )
+    for step in range(50):
+        assert learning_rate_factor("one_cycle", step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        if step < 49:
+            theirs.step()
+
+
+def test_linear_and_stable_schedules_fall_to_the_final_factor():
+    final = ScheduleOptions(final=0.1)
+    linear = [learning_rate_factor("linear", step, 6, 2, final) for step in range(7)]
+    assert linear == pytest.approx([0.5, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1])
+    late = ScheduleOptions(decay=0.4)
+    stable = [learning_rate_factor("warmup_stable_decay", step, 10, 2, late) for step in range(11)]
+    assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert learning_rate_factor("cosine", 8, 8, 0, final) == pytest.approx(0.1)
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 60), st.floats(0, 0.9), st.floats(0, 1), st.floats(0.01, 1))
+def test_every_factor_is_between_zero_and_one(schedule: Schedule, total: int, warmup: float, final, decay):
+    options, rise = ScheduleOptions(final=final, decay=decay), round(warmup * total)
+    for step in range(total):
+        assert -1e-12 <= learning_rate_factor(schedule, step, total, rise, options) <= 1 + 1e-12
+
+
+def test_one_cycle_has_no_second_rise(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"warmup is 0\.1 and schedule one_cycle rises itself; allowed with it is 0"):
+        changed(PROTOCOLS["mini"], {"schedule": "one_cycle"}, "test")
+    cycle = changed(PROTOCOLS["mini"], {"schedule": "one_cycle", "warmup": 0.0}, "test")
+    other = changed(cycle, {"schedule_options": {"rise": 0.3}}, "test")
+    assert len({PROTOCOLS["mini"].hash, cycle.hash, other.hash}) == 3
 
 
 @pytest.mark.parametrize("options", [{"noise": float("inf")}, {"noise": float("nan")}, {"noise": [1.0, float("inf")]}])

@@ -21,6 +21,7 @@ from bench.speed.shortened import shortened
 from bench.speed.straightforward import Loop, loader, network_of, samples_of
 from bench.speed.traffic import moved_bytes
 from bench.step import OptimizerStep
+from bench.techniques.objective import Objective
 from bench.workload import roled_parameters
 
 CPU = torch.device("cpu")
@@ -228,8 +229,9 @@ def test_the_straightforward_loop_learns_what_ours_learns():
     roled = [roled_parameters(network, protocol.workload.roles()) for network in networks]
     plain = Loop(chosen, networks[0], roled[0], protocol).step(batch)
     ours = chosen.spec.build(roled[1], dict(chosen.hyperparameters))
-    stream = DropoutStream(0.0, 0)
-    evaluation = OptimizerStep(ours, chosen.spec.needs, networks[1], stream, protocol, CPU)(batch, 0, nullcontext())
+    objective, stream = Objective(protocol, networks[1], dataset), DropoutStream(0.0, 0)
+    step = OptimizerStep(ours, chosen.spec.needs, networks[1], objective, stream, protocol, CPU)
+    evaluation = step(batch, 0, nullcontext())
     assert plain == pytest.approx(evaluation.losses.sum().item(), rel=1e-5)
     for (name, a), (_, b) in zip(networks[0].named_parameters(), networks[1].named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6), name

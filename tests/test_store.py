@@ -87,7 +87,7 @@ def test_unreadable_records_are_named_and_the_others_kept(tmp_path: Path):
 @pytest.mark.parametrize("newer", [{}, {"a_key_of_tomorrow": 1}, {"outcome": "better than ok"}])
 def test_a_record_of_a_newer_schema_is_refused_by_its_version(newer: dict):
     content = json.loads(make_record("sgd-s0-abc").model_dump_json()) | newer | {"schema_version": 7}
-    with pytest.raises(BadRecordError, match=r"^here: schema version 7 is newer .* up to 3; update bench$"):
+    with pytest.raises(BadRecordError, match=r"^here: schema version 7 is newer .* up to 4; update bench$"):
         read_record(json.dumps(content), "here")
 
 
@@ -124,12 +124,12 @@ def test_a_record_that_was_changed_anywhere_is_a_bad_record(data: st.DataObject)
 @given(st.dictionaries(st.sampled_from([*RunRecord.model_fields]), st.none() | st.booleans() | st.integers()
                        | st.text(max_size=4) | st.lists(st.integers(), max_size=2), max_size=4))  # fmt: skip
 def test_a_record_of_the_first_schema_is_brought_up_to_date_or_named(changes: dict):
-    """Version 1 has no sizes of pools, and neither the curve's digest nor a digest of its own."""
-    content = json.loads(make_record().model_dump_json(exclude={"curve_sha256", "device_use", "pools"}))
+    """Version 1 has no figures, no sizes of pools, and neither the curve's digest nor a digest of its own."""
+    content = json.loads(make_record().model_dump_json(exclude={"curve_sha256", "device_use", "pools", "figures"}))
     text = json.dumps(content | {"schema_version": 1})
     assert read_record(text, "here") == make_record()
     with contextlib.suppress(BadRecordError):
-        assert read_record(json.dumps(content | changes | {"schema_version": 1}), "here").schema_version == 3
+        assert read_record(json.dumps(content | changes | {"schema_version": 1}), "here").schema_version == 4
 
 
 def test_a_curve_that_is_not_its_records_is_named(tmp_path: Path):

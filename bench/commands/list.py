@@ -8,16 +8,18 @@ import click
 
 from bench.commands.options import AS_JSON, RESULTS, print_json
 
+KINDS = ["optimizers", "workloads", "protocols", "techniques", "studies"]
+
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["optimizers", "workloads", "protocols", "studies"]), required=False)
+@click.argument("kind", type=click.Choice(KINDS), required=False)
 @RESULTS
 @AS_JSON
 def list_command(kind: str | None, results: Path, as_json: bool) -> None:
-    """List optimizers, workloads, protocols and studies."""
+    """List optimizers, workloads, protocols, techniques and studies."""
     from bench import listing
 
-    kinds = [kind] if kind else ["optimizers", "workloads", "protocols", "studies"]
+    kinds = [kind] if kind else KINDS
     content = {name: listing.LISTS[name](results) for name in kinds}
     if as_json:
         print_json(content[kind] if kind else content)

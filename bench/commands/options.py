@@ -46,6 +46,13 @@ OVERRIDES = click.option(
 _WHERE_AND_HOW = (
     click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]"),
     click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]"),
+    click.option(
+        "--technique",
+        "techniques",
+        multiple=True,
+        metavar="NAME[.KEY=VALUE]",
+        help="Train with a technique of `bench list techniques`, as mixup.alpha=0.4; repeatable.",
+    ),
     click.option("--limit", type=int, help="For a quick look: so many images or clips of a split; batches no larger."),
     RESULTS,
     click.option("--study", help="Folder of this study under --results.  [default: the protocol's name]"),

@@ -1,4 +1,6 @@
-"""What a reader of a study should know besides its table: faults first, then failures, odd updates, equal results."""
+"""What a reader of a study should know besides its table: faults first, then failures, odd courses and updates,
+equal results.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench.paths import without_folders
 from bench.record import Fingerprints
+from bench.reporting.courses import courses
 from bench.summary import Row, settings_text
 from bench.wording import counted, seeds_text
 
@@ -34,8 +37,8 @@ _START: dict[str, Callable[[Fingerprints], str | None]] = {
 def findings(study: Study, table: Sequence[Row]) -> list[str]:
     """The lines of `worth knowing`; independent of the order of the records."""
     checks = (
-        _broken_blocks, _repeated, _no_numbers, partial(_edges, study), _configurations, _uneven, _failures, _updates,
-        _skipped, _idle, _identical,
+        _broken_blocks, _repeated, _no_numbers, partial(_edges, study), _configurations, _uneven, _failures,
+        partial(courses, study), _updates, _skipped, _idle, _identical,
     )  # fmt: skip
     unreadable = sorted(f"left out, because unreadable: {printable_line(str(e), study)}" for e in study.faults)
     return [*unreadable, *(printable_line(line, study) for check in checks for line in check(table))]

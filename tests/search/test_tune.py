@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
+from bench.cli import cli
+from bench.errors import UsageError
 from bench.search.plan import read_plans
 from bench.search.results import search_results
 from bench.store import Store
@@ -163,8 +167,9 @@ def test_a_smaller_search_says_what_gives_way(finished: Path, tiny_toml: Path, t
 def test_bad_input_is_one_line_and_writes_nothing(
     arguments: tuple[str, ...], message: str, tiny_toml: Path, tmp_path: Path
 ):
-    done = call(tmp_path, tiny_toml, *arguments)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    with pytest.raises((UsageError, click.UsageError), match=re.escape(message)) as error:
+        cli.main([*arguments, "-p", str(tiny_toml), "--results", str(tmp_path / "results")], standalone_mode=False)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()
 
 

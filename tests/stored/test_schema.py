@@ -87,7 +87,7 @@ def test_what_is_stored_is_what_the_schema_says(name: str, study: Path):
 def test_a_record_ends_with_its_digest_and_numbers_may_be_words():
     rules = schema("record")
     assert "sha256" in rules["required"] and rules["properties"]["sha256"]["pattern"] == "^[0-9a-f]{64}$"
-    assert rules["properties"]["schema_version"]["const"] == 3
+    assert rules["properties"]["schema_version"]["const"] == 4
     assert faults("NaN", rules["properties"]["loss"], rules) == []
     assert faults("many", rules["properties"]["loss"], rules) != []
 
