@@ -27,6 +27,7 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.data import changed_modalities
 from bench.techniques.fit import require_fit, require_techniques
 from bench.techniques.selection import with_techniques
 
@@ -145,7 +146,7 @@ def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
-    dataset = protocol.workload.check(data_dir)
+    dataset = protocol.workload.check(data_dir, changed_modalities(protocol.techniques))
     require_fit(protocol, dataset)
     if protocol.rate_multipliers:
         network = protocol.workload.example(dataset.network_options)
