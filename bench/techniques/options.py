@@ -10,9 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Equal = Literal["match", "text", "label"]
+
+
+def _several(value: Any) -> Any:
+    """One word for a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
 class _Options(BaseModel):
@@ -57,7 +65,7 @@ class Supervised(_Options):
 class MultiPositive(_Options):
     """Samples that are equal in one of `equal` are positives: captions of one image (match), texts, labels."""
 
-    equal: tuple[Literal["match", "text", "label"], ...] = Field(default=("match",), min_length=1)
+    equal: Annotated[tuple[Equal, ...], BeforeValidator(_several)] = Field(default=("match",), min_length=1)
 
 
 class SigLIP(_Options):

@@ -15,26 +15,26 @@ from torch import Tensor
 from bench.datasets import noise
 from bench.datasets.samples import Dataset, SampleSource
 from bench.protocol import Protocol
-from bench.seeding import batch_order
 from bench.techniques.draws import Draw, drawn_order, keys
 from bench.techniques.options import Curriculum
 
 LOOKED_AT = 64  # ids that are tried for what is left of a batch
 
 
-def epoch_order(protocol: Protocol, dataset: Dataset, training: SampleSource, seed: int, epoch: int) -> Tensor:
-    """The order [N] of epoch `epoch` (from 1), whose samples are `training`; batches are its parts. On the CPU."""
-    techniques = protocol.techniques
-    if techniques.curriculum is not None:
+def decided_order(protocol: Protocol, dataset: Dataset, training: SampleSource, seed: int, epoch: int) -> Tensor | None:
+    """The order [N] of epoch `epoch` (from 1), whose samples are `training`; batches are its parts. On the CPU.
+
+    None where no technique decides it.
+    """
+    curriculum, groups = protocol.techniques.curriculum, protocol.techniques.semantic_groups
+    if curriculum is not None:
         words = dataset.words(training)
         assert words is not None  # looked at before anything ran
-        weight_N = curriculum_weights(words.count_N, epoch - 1, protocol.epochs, techniques.curriculum)
+        weight_N = curriculum_weights(words.count_N, epoch - 1, protocol.epochs, curriculum)
         return weighted_order(weight_N, seed, epoch)
-    if techniques.semantic_groups is not None:
-        return grouped_order(
-            training.match_N.tolist(), protocol.batch_size, techniques.semantic_groups.size, seed, epoch
-        )
-    return batch_order(seed, epoch, len(training))
+    if groups is not None:
+        return grouped_order(training.match_N.tolist(), protocol.batch_size, groups.size, seed, epoch)
+    return None
 
 
 # ---------------------------------------------------------------------- curriculum

@@ -14,13 +14,14 @@ from bench.plan import Run
 from bench.protocol import Protocol
 from bench.protocols import changed
 from bench.record import Outcome
+from bench.registry import entry
 from bench.runner import prepare
-from bench.seeding import batch_order
+from bench.seeding import batch_order, order_fingerprint, role_seed
 from bench.techniques.options import Curriculum
 from bench.techniques.order import (
     curriculum_weights,
+    decided_order,
     difficulty,
-    epoch_order,
     grouped_order,
     threshold,
     weighted_order,
@@ -174,9 +175,9 @@ def test_a_run_goes_through_a_curriculum(scenes: Protocol, tmp_path: Any):
     assert record.outcome is Outcome.OK and record.steps == 8
     data = scenes.workload.build_dataset(None, CPU)
     samples, words = data.training(1, 0), [1 + i % 9 for i in range(32)]
-    drawn = [epoch_order(run.protocol, data, samples, seed, 2).tolist() for seed in range(100)]
-    assert all(len(order) == 32 for order in drawn)
-    easy = sum(words[i] <= 6 for order in drawn for i in order) / 3200
+    drawn = [decided_order(run.protocol, data, samples, seed, 2) for seed in range(100)]
+    assert all(order is not None and len(order) == 32 for order in drawn)
+    easy = sum(words[i] <= 6 for order in drawn if order is not None for i in order.tolist()) / 3200
     share = sum(count <= 6 for count in words) / 32
     assert easy == pytest.approx(share / (share + 0.2 * (1 - share)), abs=0.03)
     assert record.fingerprints is not None
@@ -186,5 +187,9 @@ def test_a_run_goes_through_a_curriculum(scenes: Protocol, tmp_path: Any):
 
 def test_a_plain_epoch_has_the_order_that_it_had(tiny: Protocol):
     data = tiny.workload.build_dataset(None, CPU)
-    for epoch in (1, 2):
-        assert torch.equal(epoch_order(tiny, data, data.training(1, 0), 5, epoch), batch_order(5, epoch, 32))
+    assert decided_order(tiny, data, data.training(1, 0), 5, 1) is None
+    spec = entry("sgd")
+    run = Run(protocol=tiny, optimizer="sgd", reference="sgd", hyperparameters=dict(spec.defaults), seed=4)
+    found = execute(run, device=CPU).fingerprints
+    assert found is not None
+    assert found.batch_order == order_fingerprint(batch_order(role_seed(4, "order"), 1, 32))
