@@ -29,6 +29,8 @@ from made_towers import (
 )
 from torchvision.io import write_jpeg
 
+from bench.datasets.network_files import WithNetworkFiles
+from bench.datasets.samples import Dataset
 from bench.errors import UsageError
 from bench.execution import execute
 from bench.models.dropout import DropoutStream, ShareOfDropout
@@ -373,6 +375,12 @@ def test_samples_that_are_all_in_memory_are_encoded_once_too(device: str, tmp_pa
         batch = trainer.dataset.training(1, 0).take(indices)
         assert batch.text_NL is None and batch.inputs()["text"].shape == (2, 16)
         trainer.train(2)
+
+
+def test_a_dataset_beside_files_answers_everything_itself():
+    """What it left to `Dataset` would be a default, not what its own data says."""
+    asked = {name for name in vars(Dataset) if not name.startswith("_")}
+    assert asked <= set(vars(WithNetworkFiles))
 
 
 def test_a_run_goes_on_from_its_state(data_dir: Path):
