@@ -348,7 +348,7 @@ class Trainer:
     @property
     def figures(self) -> dict[str, float]:
         """What the run counted beyond metrics, by name."""
-        return {} if self.cadence is None else self.cadence.figures
+        return {**self.kind.figures(self), **({} if self.cadence is None else self.cadence.figures)}
 
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""
