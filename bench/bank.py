@@ -37,7 +37,8 @@ ALONE = {Need.CLOSURE, Need.SECOND_ORDER, Need.TRAIN_EVAL_SWITCH}
 def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
     """Whether runs of a protocol may share passes on a device; nothing of the run itself enters."""
     small = sum(p.numel() for p in network.parameters()) <= MOST_PARAMETERS
-    known = type(network) is MultiModalMemoryNetwork and OUTSIDE_THE_STEP.issuperset(protocol.techniques.on)
+    techniques = OUTSIDE_THE_STEP.issuperset(protocol.techniques.on) and protocol.cadence is None
+    known = type(network) is MultiModalMemoryNetwork and techniques
     return device.type == "cpu" and small and known and protocol.precision != "fp16"
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bench.protocol import Protocol
+from bench.protocol import Protocol as StudyProtocol
 from bench.record import Diagnostics, Failure
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of each tensor, float32 [P]."""
     return torch.stack(torch._foreach_norm(list(tensors)))  # pyright: ignore[reportPrivateImportUsage].float()
+
+
+class Waits(Protocol):
+    """Something that holds gradients back: `waiting` are the ids of the parameters the latest step left alone."""
+
+    @property
+    def waiting(self) -> frozenset[int]: ...
 
 
 class UpdateWatch:
@@ -37,8 +44,8 @@ class UpdateWatch:
         return [p.detach() for p in self._parameters]
 
     @contextmanager
-    def observe(self) -> Iterator[None]:
-        """Watch the optimizer step inside the block."""
+    def observe(self, cadence: Waits | None = None) -> Iterator[None]:
+        """Watch the optimizer step inside the block; with a `cadence`, that of the parameters that do not wait."""
         before = [w.clone() for w in self._detached()]
         weight = _norms(before)
         yield
@@ -47,7 +54,9 @@ class UpdateWatch:
         self._had_gradient = [seen or p.grad is not None
                               for seen, p in zip(self._had_gradient, self._parameters, strict=True)]  # fmt: skip
         large = (update > weight) & ~self._starts_at_zero
-        self._count(self._zero, update.eq(0) & with_gradient)
+        waiting = frozenset() if cadence is None else cadence.waiting
+        moved = with_gradient & torch.tensor([id(p) not in waiting for p in self._parameters], device=update.device)
+        self._count(self._zero, update.eq(0) & moved)
         self._count(self._large, large & with_gradient)
         self._observed += 1
         self.last_ratio = (update.norm() / weight.norm()).item()
@@ -83,7 +92,7 @@ class UpdateWatch:
 class DivergenceWatch:
     """Says whether a run has diverged, by the limits of its protocol."""
 
-    def __init__(self, model: nn.Module, protocol: Protocol) -> None:
+    def __init__(self, model: nn.Module, protocol: StudyProtocol) -> None:
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         # A parameter that starts at zero (a bias) is measured against a norm of 1.
         initial = _norms([p.detach() for _, p in self._named])

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench import environment
-from bench.bounds import ceiling, chance_level
 from bench.checkpoint import Keeper, StoppedError, TimedOutError
-from bench.datasets.samples import ids_by_modality
 from bench.errors import LostProcessError, StorageError
 from bench.paths import without_folders
 from bench.plan import Run, ended
@@ -149,15 +147,11 @@ def _plain(text: str) -> str:
 
 def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
     """The fields of the record of a run that could be set up."""
-    dataset, modalities = trainer.dataset, trainer.protocol.workload.modalities
     return {
+        **trainer.kind.findings(trainer),
         "metrics": metrics.test,
         "validation_metrics": metrics.validation,
         "class_metrics": metrics.by_class,
-        "pools": {name: len(ids) for name, ids in ids_by_modality(dataset.pools("test"), "match").items()},
-        "chance": chance_level(dataset, "test", modalities, "match"),
-        "class_chance": chance_level(dataset, "test", modalities, "label"),
-        "ceiling": ceiling(dataset, "test", modalities),
         "loss": trainer.last_loss,
         "best_loss": _best_loss(trainer),
         "epochs": trainer.protocol.epochs if outcome is Outcome.OK else trainer.step // trainer.steps_per_epoch,
@@ -168,8 +162,9 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
             peak_bytes=environment.peak_memory(trainer.device),
             state_bytes=environment.state_bytes(trainer.optimizer),
         ),
-        "diagnostics": trainer.updates.diagnostics(trainer.take_step.skipped),
+        "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
         "environment": environment.environment(trainer.device),
+        "figures": trainer.figures,
     }
 
 

@@ -10,21 +10,36 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
+from bench.cadence import Level, distinct
 from bench.schedule import Schedule, ScheduleOptions
 from bench.techniques.options import Techniques
 from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
 # Hashed only where they say something: a protocol without them keeps the hash that it had before there were any.
-HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "start", "techniques")
+HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "start", "techniques", "cadence")
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
 def _none_by_name(value: Any) -> Any:
     """TOML has no null: there it is the word "none"."""
     return None if value == "none" else value
+
+
+def _levels_by_name(value: Any) -> Any:
+    """The same for levels, whose array is a list once a function has seen it."""
+    return tuple(value) if isinstance(value, list) else _none_by_name(value)
 
 
 class Start(BaseModel):
@@ -58,6 +73,7 @@ class Protocol(BaseModel):
         default=0.0, ge=0, lt=1, description="share of all steps in which the rate rises to its value"
     )
     schedule_options: ScheduleOptions = ScheduleOptions()
+    cadence: Annotated[tuple[Level, ...] | None, BeforeValidator(_levels_by_name), AfterValidator(distinct)] = None
     evaluate_every: int = Field(default=1, ge=1, description="epochs between evaluations; the last is always evaluated")
     primary_metric: str = "avg_r1"
     rate_multipliers: dict[str, float] = Field(
@@ -111,6 +127,8 @@ class Protocol(BaseModel):
         """
         content = self.model_dump(mode="json", exclude=NOT_HASHED)
         content["workload"] = {k: v for k, v in content["workload"].items() if k not in _WORKLOAD_NOT_HASHED}
+        if self.workload.kind == "retrieval":
+            del content["workload"]["kind"]
         for name in HASHED_WHERE_SET:
             if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
                 del content[name]

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from bench.cadence import require_cadence
 from bench.ddp import require_ddp, require_shares
 from bench.driver import Listed, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
-from bench.metrics import metric_names
+from bench.kinds import KINDS
 from bench.multipliers import require_found, require_multipliers
 from bench.placement import Placement, PlacementOptions, placed
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
-from bench.protocols import changed, default_protocol, limited, load_protocol
+from bench.protocols import default_protocol, limited, load_protocol, with_epochs
 from bench.races import write_race
 from bench.racing import RaceSource
 from bench.registry import Rates, Selected, matrix_warnings, require_precision, select
@@ -97,6 +98,9 @@ class Basis:
             if ddp:
                 require_ddp(chosen.spec, self.protocol)
         data = _checked(self.protocol, self.placement.data_dir)
+        if self.protocol.cadence is not None:
+            roled = self.protocol.workload.roled_parameters(data.network_options)
+            require_cadence([chosen.spec for chosen in self.selected], self.protocol, roled)
         if ddp:
             require_shares(self.protocol, self.placement.workers, data.training_size)
         return data
@@ -143,10 +147,11 @@ def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: D
 
 def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     """The protocol's data, after everything that can be wrong before training has been looked at."""
-    metrics = [name for name in metric_names(protocol.workload.modalities) if not name.endswith("_rank")]
+    kind = KINDS[protocol.workload.kind]
+    dataset = protocol.workload.check(data_dir)
+    metrics = kind.metric_names(protocol, dataset)
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
-    dataset = protocol.workload.check(data_dir)
     require_fit(protocol, dataset)
     if protocol.rate_multipliers:
         network = protocol.workload.example(dataset.network_options)
@@ -232,7 +237,7 @@ def basis(optimizers: str | Sequence[str], **options: Unpack[StudyOptions]) -> B
         protocol, _ = default_protocol()
     chosen = load_protocol(protocol) if isinstance(protocol, str) else protocol
     if epochs is not None:
-        chosen = changed(chosen, {"epochs": epochs}, f"--epochs {epochs}")
+        chosen = with_epochs(chosen, epochs, f"--epochs {epochs}")
     if (limit := given.pop("limit", None)) is not None:
         chosen = limited(chosen, limit)
     patterns = [optimizers] if isinstance(optimizers, str) else optimizers

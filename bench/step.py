@@ -149,7 +149,9 @@ class OptimizerStep:
             self._ranks.sum_gradients(self._parameters)
         self._scaler.unscale_(self._optimizer)
         # A line search compares losses with slopes: with clipped gradients the two would belong to different functions.
-        limit = float("inf") if Need.CLOSURE in self._needs else self._protocol.clip_norm or float("inf")
+        # With a cadence, gradients are clipped when a level uses them.
+        unclipped = Need.CLOSURE in self._needs or self._protocol.cadence is not None
+        limit = float("inf") if unclipped else self._protocol.clip_norm or float("inf")
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, limit, foreach=True)
         return Evaluation(pairs=tuple(losses), losses=self.last_losses, gradient_norm=gradient_norm)
 

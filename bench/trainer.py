@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +16,19 @@ from torch.optim import Optimizer
 
 from bench import environment, multipliers
 from bench.bank import joins
+from bench.cadence import require_plain_step
+from bench.cadenced import CadencedOptimizer
 from bench.checkpoint import Keeper
 from bench.clock import Clock
 from bench.datasets.network_files import WithNetworkFiles
-from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, ids_by_modality
+from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource
 from bench.diagnostics import DivergenceWatch, UpdateWatch
 from bench.embeddings import embeddings_alone
-from bench.metrics import NonFiniteEmbeddingError, embedding_scores
+from bench.kinds import KINDS
+from bench.metrics import NonFiniteEmbeddingError
 from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
+from bench.optimizer_state import plain_attributes, restore_optimizer
 from bench.plan import TUNING_SEEDS, Run
 from bench.record import CurvePoint, Failure, Number, Seconds, read_curve_point
 from bench.registry import entry
@@ -38,10 +42,13 @@ from bench.seeding import (
     torch_seeded,
     weights_fingerprint,
 )
-from bench.spec import Need, OptimizerSpec
+from bench.spec import Need, OptimizerSpec, RoledParameter
 from bench.step import Evaluation, OptimizerStep, autocast
+from bench.techniques.augmentation import augmented
 from bench.techniques.checkpointing import checkpoint_encoders
-from bench.techniques.objective import Objective
+from bench.techniques.data import changed_modalities
+from bench.techniques.mixing import mixed_batch
+from bench.techniques.order import decided_order
 from bench.techniques.stages import StageSwitch
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
@@ -83,11 +90,31 @@ def _planned_data(run: Run, data_dir: Path | None, device: torch.device) -> Data
     return dataset
 
 
+def _optimizer(
+    run: Run, spec: OptimizerSpec, roled: Sequence[RoledParameter]
+) -> tuple[Optimizer, list[multipliers.Factors]]:
+    """The entry's optimizer, one for each level where the protocol has a cadence, and the factors of its groups."""
+    protocol, factors = run.protocol, []
+    patterns = [protocol.rate_multipliers | own for own in protocol.stage_rates]
+
+    def build(own: Sequence[RoledParameter]) -> Optimizer:
+        found = multipliers.factors_of(own, patterns)
+        optimizer, of_groups = multipliers.build(spec, own, run.hyperparameters, found)
+        factors.extend(of_groups)
+        return optimizer
+
+    if protocol.cadence is None:
+        return build(roled), factors
+    require_plain_step(spec)
+    return CadencedOptimizer(protocol.cadence, roled, build, protocol.clip_norm), factors
+
+
 def with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
     """The data with what the network's frozen encoders make of it, where it has any."""
     if not isinstance(dataset, WithNetworkFiles):
         return dataset
-    encoders = cast("FileNetwork", model).frozen()
+    changing = changed_modalities(protocol.techniques)
+    encoders = {name: each for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}
     return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
@@ -107,15 +134,6 @@ def resident_dataset(workload_json: str, data_dir: Path | None, device: str) -> 
     return Workload.model_validate_json(workload_json).build_dataset(data_dir, device)
 
 
-def _plain_attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """Numbers, texts and tensors that an optimizer keeps on itself, such as a count of its steps."""
-    return {
-        name: value
-        for name, value in vars(optimizer).items()
-        if value is None or type(value) in (bool, int, float, str, Tensor)
-    }
-
-
 class Trainer:
     """One run from fresh weights, or those of `start`, to its record; holds what changes over the run's steps.
 
@@ -132,7 +150,7 @@ class Trainer:
         start: Weights | None = None,
     ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
-        self.run, self.protocol, self.device = run, protocol, device
+        self.run, self.protocol, self.device, self.kind = run, protocol, device, KINDS[workload.kind]
         self.clock = Clock(device)
         environment.reset_peak_memory(device)
         with self.clock.part("setup"):
@@ -147,7 +165,7 @@ class Trainer:
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             with torch_seeded(role_seed(run.seed, "objective")):
-                self.objective = Objective(protocol, self.model, self.dataset).to(device)
+                self.objective = self.kind.objective(protocol, self.model, self.dataset).to(device)
             if start is not None:
                 self.objective.load_state_dict(start.objective)
             own = self.objective.roled_parameters()
@@ -160,8 +178,8 @@ class Trainer:
                 checkpoint_encoders(self.model)
             spec = _planned_entry(run)
             self.needs = spec.needs
-            factors = multipliers.factors_of(roled, [protocol.rate_multipliers | own for own in protocol.stage_rates])
-            self.optimizer, self.rate_factors = multipliers.build(spec, roled, run.hyperparameters, factors)
+            self.optimizer, self.rate_factors = _optimizer(run, spec, roled)
+            self.cadence = self.optimizer if isinstance(self.optimizer, CadencedOptimizer) else None
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(trained)
             self.divergence = DivergenceWatch(trained, protocol)
@@ -173,6 +191,7 @@ class Trainer:
                 self._take_over(start)
         # The streams of batches, noise and dropout go on where those of the weights' own run would have.
         self.epochs_before, self.steps_before = (0, 0) if start is None else (start.head.epoch, start.head.step)
+        self._noise_seed = role_seed(run.seed, "augmentation")
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -229,8 +248,12 @@ class Trainer:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
             epoch = self.epochs_before + self.epoch + 1
-            samples = self._training_samples(epoch, role_seed(self.run.seed, "augmentation"))
-            order = batch_order(role_seed(self.run.seed, "order"), epoch, len(samples))
+            samples = self._training_samples(epoch, self._noise_seed)
+            order_seed = role_seed(self.run.seed, "order")
+            order = decided_order(self.protocol, self.dataset, samples, order_seed, epoch)
+            if order is None:
+                order = batch_order(order_seed, epoch, len(samples))
+            samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
             self.first_order = self.first_order or order_fingerprint(order)
             self._data = samples, order.to(self.device)
         return self._data
@@ -257,13 +280,14 @@ class Trainer:
         groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
         for group, rate, multipliers_of_stages in groups:
             group["lr"] = rate * multipliers_of_stages[stage] * factor
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
-        watch = self.updates.observe() if watched else nullcontext()
+        watch = self.updates.observe(self.cadence) if watched else nullcontext()
         progress = self.epoch / self.protocol.epochs
-        evaluation = self.take_step(batch, self.stream_step, watch, evaluation, progress=progress)
+        evaluation = self.take_step(batch, self.stream_step, watch, evaluation, progress=progress, mixed=mixed)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -283,8 +307,9 @@ class Trainer:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        for indices in order.split(self.protocol.batch_size) if norms else ():
-            batch = samples.take(indices)
+        first = self.step - self.steps_per_epoch
+        for i, indices in enumerate(order.split(self.protocol.batch_size) if norms else ()):
+            batch, _ = mixed_batch(samples.take(indices), self.protocol.techniques.mixup, self._noise_seed, first + i)
             with autocast(self.protocol, self.device):
                 self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -299,22 +324,31 @@ class Trainer:
         return embeddings
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
-        """Instance-level retrieval metrics of a held-out split, in percent."""
+        """Metrics of a held-out split, in percent unless named rank."""
         with self._timed("evaluation"):
-            return embedding_scores(self.embeddings(split), ids_by_modality(self.dataset.pools(split), "match"))
+            return self.kind.scores(self, split)
 
     def final_metrics(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Validation metrics, and the test split's where every item of the query's class counts as found.
+        """Validation metrics, and the test split's at the level of classes (see `Kind.class_scores`).
 
         Raises `DivergedError` where an embedding is not finite.
         """
         try:
             validation = self.evaluate("validation")
             with self._timed("evaluation"):
-                labels = ids_by_modality(self.dataset.pools("test"), "label")
-                return validation, embedding_scores(self.embeddings("test"), labels)
+                return validation, self.kind.class_scores(self)
         except NonFiniteEmbeddingError as error:
             raise DivergedError(Failure(reason=str(error), epoch=self.protocol.epochs, step=self.step - 1)) from error
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were not taken because their gradients were not finite."""
+        return self.take_step.skipped + (0 if self.cadence is None else self.cadence.skipped)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the run counted beyond metrics, by name."""
+        return {} if self.cadence is None else self.cadence.figures
 
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""
@@ -328,6 +362,8 @@ class Trainer:
             self._switch_weights(training=False)
             self._gather_statistics(*self._epoch_data())
         self.epoch, self.totals, self._data = self.epoch + 1, None, None
+        if self.cadence is not None and self.epoch == self.protocol.epochs:
+            self.cadence.flush()
         return totals
 
     def epochs(self, keeper: Keeper) -> Iterator[CurvePoint]:
@@ -368,8 +404,8 @@ class Trainer:
         return self._curve_point(totals, loss, metrics), failure
 
     def _evaluation_due(self) -> bool:
-        """At the last epoch, and in between as the protocol has it; a search looks at the last score alone."""
-        if self.epoch == self.protocol.epochs:
+        """At the last epoch, and in between as protocol and workload have it; a search needs the workload's alone."""
+        if self.epoch == self.protocol.epochs or self.kind.evaluation_due(self):
             return True
         return self.epoch % self.protocol.evaluate_every == 0 and self.run.seed < TUNING_SEEDS
 
@@ -410,7 +446,7 @@ class Trainer:
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
             "objective": {name: value.clone() for name, value in self.objective.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
-            "attributes": _plain_attributes(self.optimizer),
+            "attributes": plain_attributes(self.optimizer),
             "totals": None if totals is None else
                       (totals.names, totals.pairs, totals.gradient_norms, totals.done),
             "losses": (self.initial_loss, self.last_loss), "first_order": self.first_order,
@@ -423,7 +459,7 @@ class Trainer:
     def training_state(self) -> dict[str, Any]:
         """What another run needs beyond the weights to go on with the training, as plain data and tensors."""
         return {
-            "optimizer": self.optimizer.state_dict(), "attributes": _plain_attributes(self.optimizer),
+            "optimizer": self.optimizer.state_dict(), "attributes": plain_attributes(self.optimizer),
             "scaler": self.take_step.state()["scaler"], "generators": generator_states(),
         }  # fmt: skip
 
@@ -432,7 +468,7 @@ class Trainer:
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
-        self._restore_optimizer(state["optimizer"], state["attributes"])
+        restore_optimizer(self.optimizer, state["optimizer"], state["attributes"], self.device)
         if state["totals"] is not None:
             names, pairs, norms, done = state["totals"]
             self.totals = _EpochTotals(tuple(names), pairs.to(self.device), norms.to(self.device), done)
@@ -451,20 +487,7 @@ class Trainer:
         training = start.training
         if training is None:
             raise ValueError(f"{start.path.name}: holds no state of the optimizer, as the protocol says it does")
-        self._restore_optimizer(training["optimizer"], training["attributes"])
+        restore_optimizer(self.optimizer, training["optimizer"], training["attributes"], self.device)
         self.take_step.restore_scale(training["scaler"])
         if start.head.device == self.device.type:  # of another kind there are no states for these generators
             set_generator_states(training["generators"])
-
-    def _restore_optimizer(self, state: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-        """Its `state_dict`, with the types that it had, and its plain attributes."""
-        self.optimizer.load_state_dict(dict(state))
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        # torch turns all tensors but those named step into the parameter's type: counts and averages of another one.
-        for i, p in enumerate(parameters):
-            own = self.optimizer.state.get(p, {})
-            for name, value in state.get("state", {}).get(i, {}).items():
-                if isinstance(value, Tensor) and isinstance(own.get(name), Tensor) and own[name].dtype != value.dtype:
-                    own[name] = value.to(own[name].device)
-        for name, value in attributes.items():
-            setattr(self.optimizer, name, value.to(self.device) if isinstance(value, Tensor) else value)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # a study's files are read without waiting for torch
 # Ordered pairs of a pattern of parameter names and a role, or a function of the network that gives roles by name.
 Roles = Sequence[tuple[str, str]] | Callable[["nn.Module"], Mapping[str, str]]
 Modality = Literal["text", "image", "audio"]
+MEMORY_NETWORK = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
+WorkloadKind = Literal["retrieval", "continual"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio")
 # What a constructor or a forward pass raises where an option does not suit it.
 OPTION_FAULTS = (TypeError, ValueError, RuntimeError, LookupError, AssertionError, ArithmeticError, ImportError,
@@ -60,6 +62,7 @@ def _line(error: BaseException) -> str:
 class Workload(BaseModel):
     """What is trained on what; every field can change a result.
 
+    `kind` says what a run is asked for and how it is scored: retrieval between modalities, or tasks in sequence.
     `dataset` and `model` are references (`module:Class`); their options are the constructors' keyword arguments.
     `reads_files` and `model_reads_files` say that files of the user's are read, whose digests are part of a run.
     `revision` is raised by one when the recipe's or the network's numerics change.
@@ -72,13 +75,14 @@ class Workload(BaseModel):
     dataset: str
     dataset_options: dict[str, JsonValue] = Field(default_factory=dict)
     reads_files: bool = False
-    model: str = "bench.models.multimodal_memory:MultiModalMemoryNetwork"
+    model: str = MEMORY_NETWORK
     model_options: dict[str, JsonValue] = Field(default_factory=dict)
     model_reads_files: bool = False
     modalities: tuple[Modality, ...] = MODALITIES
     temperature: float = Field(default=0.07, gt=0)
     multi_positive: bool = False
     revision: int = 1
+    kind: WorkloadKind = "retrieval"
 
     @field_validator("dataset_options", "model_options")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from bench.workload import MODALITIES, Modality, Workload
+from bench.workload import MEMORY_NETWORK, MODALITIES, Modality, Workload
 
 BANKS = 2  # the revision of small workloads since their networks run in banks, whose sums round otherwise
 
@@ -70,6 +70,17 @@ _FLICKR_NETWORK: dict[str, JsonValue] = _STUDY_NETWORK | {
     "memory_size": 128,
     "num_heads": 8,
 }
+NLMM = "bench.models.nlmm:NestedMemoryNetwork"
+# NL-MM in its sizes, by the number of its parameters where the tables of positions are as long as `NLMM_POSITIONS` and
+# there are 32,000 words.
+NLMM_POSITIONS: dict[str, JsonValue] = {"text_seq_len": 4096, "image_positions": 1024, "audio_frames": 8192}
+NLMM_SIZES: dict[str, dict[str, JsonValue]] = {
+    "test": {"latent_dim": 64, "num_heads": 4, "depth": [1, 1, 1], "mult": 2, "levels": 3, "memory_size": 4},
+    "nano": {"latent_dim": 192, "num_heads": 6, "depth": [2, 2, 2], "mult": 3, "levels": 2, "memory_size": 16},
+    "tiny": {"latent_dim": 512, "num_heads": 8, "depth": [6, 6, 6], "mult": 4, "levels": 3, "memory_size": 64},
+    "base": {"latent_dim": 768, "num_heads": 12, "depth": [8, 8, 8], "mult": 4, "levels": 3, "memory_size": 64},
+}  # nano 13,177,836, tiny 165,602,948, base 455,166,048
+_NLMM_WAYS: dict[str, JsonValue] = {"cms": "chain", "adapter_rank": 16, "dropout": 0.1}
 _CAPTIONS: dict[str, JsonValue] = {"reader": {}, "captions": "all", "absent": "error", "limit": None, "image": None,
                                    "audio": None}  # fmt: skip
 _CHARACTERS: dict[str, JsonValue] = {"tokenizer": {"kind": "character"}, "text_length": 77}
@@ -95,6 +106,7 @@ def _captioned(
     modalities: tuple[Modality, ...],
     *options: dict[str, JsonValue],
     network: dict[str, JsonValue] = _FLICKR_NETWORK,
+    model: str = MEMORY_NETWORK,
     multi_positive: bool = True,
     revision: int = 1,
 ) -> Workload:
@@ -105,7 +117,7 @@ def _captioned(
     length = merged["text_length"]
     return Workload(
         name=name, title=title, dataset="bench.datasets.captioned:CaptionedData", dataset_options=merged,
-        reads_files=True, model_options=network | {"text_seq_len": length}, modalities=modalities,
+        reads_files=True, model=model, model_options=network | {"text_seq_len": length}, modalities=modalities,
         multi_positive=multi_positive, revision=revision,
     )  # fmt: skip
 
@@ -118,6 +130,33 @@ def _labelled(name: str, title: str) -> Workload:
                          "limit": None, "data_seed": 0},
         reads_files=True, model_options=_SMALL_NETWORK | {"vocab_size": 34, "text_seq_len": 77, "num_layers": 2},
         modalities=("text", "image"), multi_positive=True, revision=BANKS,
+    )  # fmt: skip
+
+
+# The documents' network and data; how many images of a split there are is left to the set.
+_TASKS_DATA: dict[str, JsonValue] = {
+    "name": "fashion_mnist", "classes_per_task": 2, "epochs_per_task": 10, "replay_share": 0.5, "buffer": 500,
+    "sampling": "balanced", "prompt": "a photo of a {}", "image_size": 28, "training_per_class": None,
+    "validation_per_class": 500, "test_per_class": None, "data_seed": 0,
+}  # fmt: skip
+_TASKS_NETWORK: dict[str, JsonValue] = {
+    "vocab_size": 34, "text_seq_len": 77, "image_size": 28, "patch_size": 4, "width": 128, "embedding": 128, "heads": 4,
+    "image_layers": 5, "text_layers": 2, "text_feedforward": 3, "dropout": 0.05,
+}  # fmt: skip
+_CLIP: dict[str, JsonValue] = {"temperature": 0.07}
+_FUSION: dict[str, JsonValue] = {"fusion_layers": 2, "classes": 10}
+
+
+def _tasks(
+    name: str, title: str, *, network: str = "clip", data: dict[str, JsonValue] | None = None, **options: JsonValue
+) -> Workload:
+    """Labelled images in tasks; `data` and `options` of the network differ from the documents'."""
+    classes = {"clip": "continual_clip:ContinualCLIP", "fusion": "continual_fusion:ContinualFusion"}
+    return Workload(
+        name=name, title=title, dataset="bench.datasets.continual_images:ContinualImages",
+        dataset_options=_TASKS_DATA | (data or {}), reads_files=True, model=f"bench.models.{classes[network]}",
+        model_options=_TASKS_NETWORK | (_CLIP if network == "clip" else _FUSION) | options,
+        modalities=("text", "image"), kind="continual",
     )  # fmt: skip
 
 
@@ -201,6 +240,36 @@ WORKLOADS: dict[str, Workload] = {
             revision=BANKS,
         ),
         _captioned(
+            "nlmm",
+            "Flickr8k images, captions and spoken captions, for NL-MM",
+            MODALITIES,
+            {"kind": "flickr8k"},
+            _pieces(8192, 40),
+            _IMAGE,
+            _audio(800),
+            network=NLMM_SIZES["tiny"]
+            | _NLMM_WAYS
+            | {"vocab_size": 8192, "image_size": 224, "patch_size": 16, "audio_frames": 800},
+            model=NLMM,
+        ),
+        Workload(
+            name="nlmm_small",
+            title="paired_small's data for NL-MM in its test size",
+            dataset="bench.datasets.paired:PairedData",
+            dataset_options=_PAIRED_DATA | {"training": 1000, "vocab_size": 256, "image_size": 32, "audio_size": 16},
+            model=NLMM,
+            model_options=NLMM_SIZES["test"]
+            | _NLMM_WAYS
+            | {
+                "vocab_size": 256,
+                "text_seq_len": 12,
+                "image_size": 32,
+                "patch_size": 8,
+                "audio_frames": 16,
+                "dropout": 0.0,
+            },
+        ),
+        _captioned(
             "flickr30k",
             "Flickr30k images and captions",
             _WORDS_AND_IMAGES,
@@ -266,5 +335,40 @@ WORKLOADS: dict[str, Workload] = {
         _labelled("fashion_mnist", "Fashion-MNIST images and their classes in words"),
         _labelled("cifar10", "CIFAR-10 images and their classes in words"),
         _labelled("cifar100", "CIFAR-100 images and their classes in words"),
+        _tasks("continual", "Fashion-MNIST in five tasks of two classes, by the nearest prompt"),
+        _tasks(
+            "continual_speed",
+            "the same with 8 epochs a task and 400 replayed images a class",
+            data={"epochs_per_task": 8, "buffer": 400},
+        ),
+        _tasks(
+            "continual_accuracy",
+            "the same with 15 epochs a task and 700 replayed images a class",
+            data={"epochs_per_task": 15, "buffer": 700},
+        ),
+        _tasks(
+            "continual_fusion",
+            "Fashion-MNIST in five tasks of two classes, by image and prompts fused",
+            network="fusion",
+        ),
+        _tasks(
+            "continual_mini",
+            "MNIST's test images in five tasks of two digits, at width 48",
+            data={
+                "name": "mnist",
+                "epochs_per_task": 3,
+                "buffer": 100,
+                "training_per_class": 400,
+                "validation_per_class": 50,
+                "test_per_class": 200,
+            },
+            patch_size=7,
+            width=48,
+            embedding=48,
+            heads=2,
+            image_layers=2,
+            text_layers=1,
+            dropout=0.0,
+        ),
     )
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from torch import Tensor
 
 from bench.datasets import queries
 from bench.datasets.catalog import KINDS
+from bench.datasets.images import NORMALISED
 from bench.datasets.index import Index, Row, rows_digest
 from bench.datasets.media import Media, decoded_clips, decoded_images
 from bench.datasets.options import AudioOptions, ImageOptions, RowOptions, read_options
 from bench.datasets.rows import RowSamples, Stored, one_caption_each
-from bench.datasets.samples import MODALITIES, Dataset, HeldOut, Modality, Split, require_modalities
+from bench.datasets.samples import (
+    MODALITIES,
+    Dataset,
+    HeldOut,
+    Modality,
+    PixelLevels,
+    SampleSource,
+    Split,
+    require_modalities,
+)
 from bench.datasets.selection import (
     MEDIA,
     SPLITS,
@@ -33,8 +44,9 @@ from bench.datasets.selection import (
     require_whole,
     without,
 )
-from bench.datasets.text import tokenised
-from bench.datasets.tokenizers import CharacterTokenizer, SubwordTokenizer, Tokenizer
+from bench.datasets.text import refitted, tokenised
+from bench.datasets.tokenizers import Tokenizer
+from bench.datasets.words import TextWords
 
 
 class CaptionedData(Dataset):
@@ -63,16 +75,15 @@ class CaptionedData(Dataset):
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}")
-        self._tokenizer: str | None = None
         policy = {"captions": captions, "absent": absent, "limit": limit, "text_length": text_length}
-        self._kind, self._policy = kind, read_options(RowOptions, "", policy)
+        self._kind, self._data_dir, self._policy = kind, data_dir, read_options(RowOptions, "", policy)
         wanted = require_modalities(modalities, KINDS[kind].modalities)
         pictures = read_options(ImageOptions, "image", image) if "image" in wanted else None
         clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
-        augmented = {"image": pictures is not None and pictures.augment != "none",
-                     "audio": clips is not None and clips.spec_augment is not None}  # fmt: skip
-        self._fixed = {name for name in wanted if not augmented.get(name)}
+        self._augments = _augments(pictures, clips)
+        augmented = {"image_augmentation": "image", "spec_augment": "audio"}
+        self._fixed = set(wanted) - {augmented[name] for name in self._augments}
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
         rows, media = self._decode(index, pictures, clips)
@@ -80,11 +91,13 @@ class CaptionedData(Dataset):
         self._pictures, self._clips = pictures, clips
         digests = [each.digest for each in media.values()]
         self._network_options: dict[str, int] = {}
+        self._texts: list[str] = []
         if "text" in wanted:
             assert data_dir is not None  # the index has been read
-            tokens = tokenised(kind, rows, tokenizer or {"kind": "character"}, text_length, data_dir)
+            self._texts, self._tokenizer_options = [row.text or "" for row in rows], tokenizer or {"kind": "character"}
+            self._tokens = tokens = tokenised(kind, rows, self._tokenizer_options, text_length, data_dir)
             stored = replace(stored, text_NL=tokens.ids_NL.to(device), length_N=tokens.length_N.to(device))
-            self._network_options, self._tokenizer = {"vocab_size": tokens.vocab_size}, tokens.tokenizer
+            self._network_options = {"vocab_size": tokens.vocab_size}
             digests.append(tokens.digest)
         self._digest = rows_digest(rows, digests)
         stored = stored.resident()
@@ -111,16 +124,29 @@ class CaptionedData(Dataset):
             return queries.imagenet_row(Path(source), self._pictures.size, self._pictures.stored_size), None
         if modality == "audio" and self._clips is not None:
             return queries.audio_row(Path(source), self._clips.log_mel, self._clips.frames)
-        return queries.text_row(self._text_tokenizer(), source, self._policy.text_length)
+        return queries.text_row(self._tokenizer, source, self._policy.text_length)
 
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
-        return queries.captions(self._text_tokenizer(), text_NL, mask_NL)
+        return queries.captions(self._tokenizer, text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return queries.imagenet_pixels(image_N3HW)
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, RowSamples)
+        return training.words(self._texts, lambda: self._tokenizer)
 
-    def _text_tokenizer(self) -> Tokenizer:
-        return CharacterTokenizer() if self._tokenizer is None else SubwordTokenizer.from_json(self._tokenizer)
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        """What the tokens were made with."""
+        assert self._data_dir is not None
+        training = (self._texts[row] for row in self._rows["training"].row_N.tolist())
+        return refitted(self._kind, self._texts, training, self._tokens, self._tokenizer_options, self._data_dir)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return NORMALISED
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        return self._augments
 
     @property
     def digest(self) -> str:
@@ -158,6 +184,16 @@ class CaptionedData(Dataset):
 
     def _without(self, rows: Sequence[Row], faults: Mapping[str, str]) -> list[Row]:
         return without(self._kind, rows, faults, self._policy.absent, self._remarks)
+
+
+def _augments(image: ImageOptions | None, audio: AudioOptions | None) -> dict[str, str]:
+    """See `Dataset.augments`."""
+    found = {}
+    if image is not None and image.augment != "none":
+        found["image_augmentation"] = f'image.augment = "{image.augment}"'
+    if audio is not None and (masks := audio.spec_augment) is not None and masks.time_masks + masks.frequency_masks:
+        found["spec_augment"] = f"audio.spec_augment of {masks.time_masks} + {masks.frequency_masks} masks"
+    return found
 
 
 def _stored(

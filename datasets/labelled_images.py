@@ -18,9 +18,20 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise, queries
+from bench.datasets.images import NORMALISED
 from bench.datasets.rows import RowSamples, Stored
-from bench.datasets.samples import DataError, Dataset, HeldOut, Modality, Split, require_modalities
+from bench.datasets.samples import (
+    DataError,
+    Dataset,
+    HeldOut,
+    Modality,
+    PixelLevels,
+    SampleSource,
+    Split,
+    require_modalities,
+)
 from bench.datasets.tokenizers import CharacterTokenizer
+from bench.datasets.words import TextWords
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ class LabelledImages(Dataset):
             "validation": (image_NHWC[held := np.sort(order_N[:validation])[:limit]], label_N[held]),
             "test": (test_NHWC[:limit], test_label_N[:limit]),
         }
-        texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
+        self._texts = texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
         tokenizer = CharacterTokenizer()
         text_CL, mask_CL = tokenizer.encode_batch(texts, max(len(tokenizer.encode(text)) for text in texts))
         self._network_options, self._image_size = {"vocab_size": tokenizer.vocab_size}, image_size
@@ -162,8 +173,13 @@ class LabelledImages(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(CharacterTokenizer(), text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return queries.imagenet_pixels(image_N3HW)
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, RowSamples)
+        return training.words(self._texts, CharacterTokenizer)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return NORMALISED
 
     @property
     def digest(self) -> str:

@@ -84,6 +84,34 @@ class SampleSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelLevels:
+    """How images' values come from levels between 0, black, and 1, white: (level − mean) / deviation by channel."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class Words(Protocol):
+    """The captions of an epoch's training samples in words, for techniques that count or change words."""
+
+    @property
+    def count_N(self) -> Tensor:
+        """Every caption's number of words, int64 on the CPU."""
+        ...
+
+    def of(self, indices_B: Tensor) -> list[list[str]]:
+        """The words of the captions at `indices_B`."""
+        ...
+
+    def tokens(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [L] of a caption of these words, as wide as the samples' and cut to it; on the CPU.
+
+        Raises `ValueError` for words of which no token is left, or which are none of the data's.
+        """
+        ...
+
+
 class Dataset(ABC):
     """The three splits of a workload; disjoint and fixed but for training noise. Samples arrive on one device."""
 
@@ -141,9 +169,27 @@ class Dataset(ABC):
                 for ids, counts in runs]  # fmt: skip
 
     def pixels(self, image_N3HW: Tensor) -> Tensor:
-        """Images [N, 3, H, W] as people see them, between 0 and 1; each stretched to its own range by default."""
+        """Images [N, 3, H, W] as people see them, between 0 and 1; stretched to their own range where that is lost."""
+        if (levels := self.pixel_levels) is not None:
+            mean, deviation = (image_N3HW.new_tensor(x).view(3, 1, 1) for x in (levels.mean, levels.deviation))
+            return (image_N3HW * deviation + mean).clamp(0, 1)
         low, high = (x.view(-1, 1, 1, 1) for x in image_N3HW.flatten(1).aminmax(dim=1))
         return (image_N3HW - low) / (high - low).clamp_min(1e-6)
+
+    def words(self, training: SampleSource) -> Words | None:
+        """The words of the captions of `training`, which `training` has given; None where none are known."""
+        del training
+        return None
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        """What black and white are in its images; None where that is not known."""
+        return None
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        """Techniques of a protocol that options of the data carry out in training themselves, with those options."""
+        return {}
 
     @property
     def digest(self) -> str | None:

@@ -26,7 +26,9 @@ from bench.datasets.samples import (
     Dataset,
     HeldOut,
     Modality,
+    PixelLevels,
     Samples,
+    SampleSource,
     Split,
     require_modalities,
 )
@@ -43,6 +45,7 @@ from bench.datasets.spoken_digit_files import (
 from bench.datasets.spoken_digit_files import check as check
 from bench.datasets.spoken_digit_files import digest as digest
 from bench.datasets.tokenizers import CharacterTokenizer
+from bench.datasets.words import TextWords
 
 # L characters, H × W pixels, F mel bands × T frames, S audio samples, N clips or images.
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -55,6 +58,8 @@ DIGIT_SIZE = 20  # within MNIST's 28 × 28
 PADDED_SIZE = 32  # a power of two, which patches of 4, 8 and 16 divide
 # Mean and standard deviation over MNIST's 60,000 training images, the published numbers: no image used here enters.
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081
+PIXEL_LEVELS = PixelLevels(mean=(PIXEL_MEAN, PIXEL_MEAN, PIXEL_MEAN),
+                           deviation=(PIXEL_DEVIATION, PIXEL_DEVIATION, PIXEL_DEVIATION))  # fmt: skip
 
 # Windows of 25 ms every 10 ms, padded with zeros: 200 bins leave mel bands empty from 80 bands on.
 SPECTROGRAM = audio.LogMel(rate=SAMPLE_RATE, n_fft=256, window=200, hop=80)
@@ -177,8 +182,16 @@ class SpokenDigits(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(TOKENIZER, text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return (image_N3HW * PIXEL_DEVIATION + PIXEL_MEAN).clamp(0, 1)
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, Samples)
+        if training.text_NL is None:
+            return None
+        return TextWords(texts=CAPTIONS, place_N=training.label_N.cpu(),
+                         encode=lambda text: TOKENIZER.encode_batch([text], TEXT_LENGTH))  # fmt: skip
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return PIXEL_LEVELS
 
     @property
     def digest(self) -> str:

@@ -97,10 +97,10 @@ def encoder_layer(
     return norm(layer.norm2, x_BLD + dropout(layer.linear2(hidden)))
 
 
-def transformer_layers(width: int, heads: int, count: int) -> nn.ModuleList:
-    """`count` post-norm layers with GELU and a feed-forward of 4·width; parameters in torch's own layout."""
+def transformer_layers(width: int, heads: int, count: int, factor: int = 4) -> nn.ModuleList:
+    """`count` post-norm layers with GELU and a feed-forward of `factor`·width; parameters in torch's own layout."""
     return nn.ModuleList(
-        nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True)
+        nn.TransformerEncoderLayer(width, heads, factor * width, dropout=0.0, activation="gelu", batch_first=True)
         for _ in range(count)
     )
 
@@ -108,11 +108,13 @@ def transformer_layers(width: int, heads: int, count: int) -> nn.ModuleList:
 class TextEncoder(nn.Module):
     """Token ids to one vector of width E: embeddings, L layers, masked mean, LayerNorm."""
 
-    def __init__(self, *, vocab_size: int, width: int, max_tokens: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, *, vocab_size: int, width: int, max_tokens: int, layers: int, heads: int, factor: int = 4
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions_embedding = nn.Embedding(max_tokens, width)
-        self.layers = transformer_layers(width, heads, layers)
+        self.layers = transformer_layers(width, heads, layers, factor)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor | None, dropout: Dropout) -> Tensor:
@@ -149,6 +151,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image_B3HW: Tensor, dropout: Dropout) -> Tensor:
         """[B, D]."""
+        return norm(self.norm, self.tokens(image_B3HW, dropout, queries=1)[:, 0])
+
+    def tokens(self, image_B3HW: Tensor, dropout: Dropout, queries: int = 0) -> Tensor:
+        """The CLS token and one a patch after all layers; `queries` > 0: only the first so many, [B, queries, D]."""
         dropout = dropout if self.training else NO_DROPOUT
         B, P = len(image_B3HW), self.patches.kernel_size[0]
         # A convolution of stride P is one matrix product over the pixels of each patch.
@@ -160,8 +166,8 @@ class ImageEncoder(nn.Module):
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, nn.TransformerEncoderLayer)
-            x_BND = encoder_layer(layer, x_BND, dropout, queries=1 if i == last else 0)
-        return norm(self.norm, x_BND[:, 0])
+            x_BND = encoder_layer(layer, x_BND, dropout, queries=queries if i == last else 0)
+        return x_BND
 
 
 class AudioEncoder(nn.Module):

@@ -35,13 +35,15 @@ from bench.models.dropout import DropoutStream
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.models.tower_files import LoadReport, load_into_, place_of, read_weights, sha256_of, weight_files
 from bench.models.tower_modules import ARRIVING_DEVIATION, ARRIVING_MEAN, Renormalised
-from bench.models.towers import ROLES, TowerNetwork, file_digests
+from bench.models.tower_sources import SOURCES, TowerOptions
+from bench.models.towers import ROLES, TowerNetwork, file_digests, tower_options
 from bench.plan import Run
 from bench.protocol import Protocol
-from bench.protocols import PROTOCOLS, changed, limited
+from bench.protocols import PROTOCOLS, changed, limited, load_protocol
 from bench.record import CurvePoint, RunRecord, read_record, record_text
 from bench.registry import select
 from bench.runner import prepare
+from bench.step import autocast
 from bench.trainer import Trainer, resident_dataset
 
 CPU = torch.device("cpu")
@@ -50,12 +52,12 @@ MOBILEBERT = {"source": "transformers", "path": "towers/mobilebert"}
 BUILTIN = {"source": "builtin", "path": "towers/text.pt", "arguments": BUILTIN_TEXT}
 SHUFFLENET = {"source": "torchvision", "path": "towers/shufflenet.pth", "name": "shufflenet_v2_x0_5"}
 CLIP = {"source": "open_clip", "path": "towers/open_clip"}
+VIT = {"source": "transformers", "path": "towers/vit", "pooling": "cls"}
 PAIRS = {
     "timm and transformers": {"image": TIMM, "text": MOBILEBERT},
     "open_clip": {"image": CLIP, "text": CLIP},
     "torchvision and builtin": {"image": SHUFFLENET, "text": BUILTIN},
-    "transformers alone": {"image": {"source": "transformers", "path": "towers/vit", "pooling": "cls"},
-                           "text": {"source": "transformers", "path": "towers/bert", "pooling": "cls"}},
+    "transformers alone": {"image": VIT, "text": {"source": "transformers", "path": "towers/bert", "pooling": "cls"}},
 }  # fmt: skip
 
 
@@ -324,6 +326,68 @@ def test_results_equal_those_of_the_tower_itself(data_dir: Path):
             torch.testing.assert_close(result, expected)
 
 
+OWN_DATA = """
+import torch
+
+class Pairs:
+    def __init__(self, split):
+        self.count, self.start = {"training": (6, 0), "validation": (4, 10), "test": (4, 20)}[split]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        generator = torch.Generator().manual_seed(self.start + i)
+        return {"text": torch.randint(1, 30, (5,), generator=generator),
+                "image": torch.randn(3, 16, 16, generator=generator)}
+"""
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_samples_that_are_all_in_memory_are_encoded_once_too(device: str, tmp_path: Path):
+    """Towers of this project from fresh weights, so of each seed its own; in bf16, as the run's precision says."""
+    (tmp_path / "data.py").write_text(OWN_DATA)
+    image = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "heads": 2}
+    arguments = {"image": image, "text": {**BUILTIN_TEXT, "max_tokens": 5}}
+    towers = {name: {"source": "builtin", "mode": "frozen", "arguments": own} for name, own in arguments.items()}
+    workload = {
+        "name": "own", "dataset": "bench.datasets.own_dataset:OwnDataset", "modalities": ["text", "image"],
+        "dataset_options": {"reference": f"{tmp_path}/data.py:Pairs", "text_length": 5},
+        "model": "bench.models.towers:TowerNetwork", "model_reads_files": True,
+        "model_options": {"towers": towers, "width": 8},
+    }  # fmt: skip
+    settings = {"epochs": 1, "batch_size": 3, "precision": "bf16", "workload": workload}
+    run = run_of(changed(PROTOCOLS["mini"], settings, "test"), tmp_path)
+    for seed in (0, 1):
+        trainer = Trainer(run.model_copy(update={"seed": seed}), torch.device(device), tmp_path)
+        own = resident_dataset(run.protocol.workload.model_dump_json(), tmp_path, device)
+        indices = torch.tensor([4, 1], device=device)
+        for split in ("validation", "test"):
+            a, b = (each.held_out(split).take(indices[1:]) for each in (trainer.dataset, own))
+            for name, result in a.inputs().items():
+                with autocast(run.protocol, torch.device(device)):
+                    expected = trainer.model.get_submodule(f"towers.{name}")(b.inputs()[name], None, NO_DROPOUT)
+                torch.testing.assert_close(result, expected.float(), rtol=0.02, atol=0.02)  # bf16 has 8 bits
+        batch = trainer.dataset.training(1, 0).take(indices)
+        assert batch.text_NL is None and batch.inputs()["text"].shape == (2, 16)
+        trainer.train(2)
+
+
+def test_a_run_goes_on_from_its_state(data_dir: Path):
+    """One step, and the second in a fresh trainer: the same bits as both in one."""
+    towers = {"image": {**SHUFFLENET, "mode": "frozen"}, "text": MOBILEBERT}
+    protocol = changed(rules(towers), {"rate_multipliers": {"^towers": 0.1}}, "test")
+    whole, first, second = (trainer_of(protocol, data_dir) for _ in range(3))
+    whole.train(2)
+    first.train(1)
+    second.restore(first.state())
+    second.train(2)
+    for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_changed_inputs_are_encoded_anew(data_dir: Path):
     towers = {"image": {**TIMM, "mode": "frozen"}, "text": {**MOBILEBERT, "mode": "frozen"}}
     protocol = rules(towers, data={"image": {"size": SIZE, "augment": "crop_flip"}})
@@ -345,12 +409,11 @@ def test_a_multiplier_slows_a_tower_down(data_dir: Path):
                for part in ("towers.text", "projections.")) > 0.9e-3  # fmt: skip
 
 
-def test_a_librarys_dropout_follows_the_runs_stream(copy: Path):
+def test_a_librarys_dropout_follows_the_runs_stream(data_dir: Path):
     """Equal masks for equal steps wherever the global generator stands, other ones in the next step, none when read."""
-    path = copy / "towers" / "bert" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_dropout_prob": 0.5}))
-    towers = {"image": TIMM, "text": {"source": "transformers", "path": "towers/bert"}}
-    network: Any = rules(towers).workload.build_model({"data_dir": copy, "vocab_size": VOCABULARY})
+    text = {"source": "transformers", "path": "towers/bert", "arguments": {"hidden_dropout_prob": 0.5}}
+    towers = {"image": TIMM, "text": text}
+    network: Any = rules(towers).workload.build_model({"data_dir": data_dir, "vocab_size": VOCABULARY})
     stream, ids = DropoutStream(0.0, 1), {"text": torch.full((2, 5), 7)}
 
     def embedding(step: int) -> torch.Tensor:
@@ -395,6 +458,12 @@ FAULTS = {
     "a file of something else": ({**TIMM, "path": "towers/own.py"}, "own.py is no file of weights; allowed are .safe"),
     "a folder of something else": ({**TIMM, "path": "towers"}, "folder towers has own.pt, shufflenet.pth, text.pt;"),
     "an unknown option": ({**TIMM, "trust_remote_code": True}, "towers.image.trust_remote_code is True: Extra inputs"),
+    "no pattern": ({**TIMM, "leave_out": ["("]}, r"towers.image.leave_out: '\(' is no regular expression"),
+    "no deviation": ({**TIMM, "deviation": [1.0, 0.0, 1.0]}, "towers.image.deviation: .* has to be above 0"),
+    "another file by the way": ({**TIMM, "arguments": {"checkpoint_path": "x.pth"}}, "checkpoint_path is not allowed"),
+    "weights of the library's": ({**SHUFFLENET, "arguments": {"pretrained": True}}, "pretrained is not allowed"),
+    "pickles": ({**VIT, "arguments": {"weights_only": False}}, "arguments.weights_only is not allowed: it is no sett"),
+    "code": ({**VIT, "arguments": {"trust_remote_code": True}}, "arguments.trust_remote_code is not allowed"),
     "no module": ({"source": "callable", "reference": "DATA/towers/own.py:no_module", "arguments": {"width": 8}},
                   "gives dict; expected a module with `width`"),
     "no function": ({"source": "callable", "reference": "DATA/towers/own.py:nothing"}, "has no function 'nothing'"),
@@ -534,6 +603,22 @@ def test_finetune_says_in_one_line_what_is_not_there(bench: Callable[..., Any], 
         assert "workload 'flickr30k_towers': towers.text: path is 'towers/mobilebert'" in line
         assert "Traceback" not in line
     assert "nothing is downloaded (docs/towers.md)" in line
+
+
+def test_the_protocols_of_the_page_are_allowed(tmp_path: Path):
+    page = (Path(__file__).parents[1] / "docs" / "towers.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = []
+    for i, block in enumerate(blocks):
+        (tmp_path / f"{i}.toml").write_text(block)
+        found.append(load_protocol(str(tmp_path / f"{i}.toml")))
+    own, slower = found
+    towers = tower_options(own.workload.model_options["towers"])
+    assert {name: each.mode for name, each in towers.items()} == {"text": "frozen", "image": "frozen"}
+    assert towers["image"].name == "resnet50"
+    assert list(slower.rate_multipliers.values()) == [1.0, 0.1]
+    assert all(f"| `{source}` |" in page for source in SOURCES)
+    assert all(f"`{key}`" in page for key in TowerOptions.model_fields)
 
 
 def test_several_processes_are_refused(data_dir: Path):

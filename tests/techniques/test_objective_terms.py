@@ -208,7 +208,7 @@ def test_same_labels_of_earlier_steps_are_no_negatives_of_supervised_samples(few
 
 def test_equal_texts_are_positives(few: Protocol):
     """As with match ids that say the same."""
-    objective, *_ = built(few, 'multi_positive.equal=["match","text"]')
+    objective, *_ = built(few, "multi_positive.equal=text")
     text = torch.tensor([[5, 6], [7, 8], [5, 6], [9, 9], [1, 2], [7, 8]])
     batch = Samples(label_N=torch.zeros(6), match_N=torch.arange(6), text_NL=text)
     found = objective.of_batch(embeddings(), targets(text_B=objective.text_ids(batch)))
@@ -464,3 +464,11 @@ def test_what_does_not_suit_network_or_data_is_said_before_anything_runs(
 def test_a_missing_teacher_is_named(few: Protocol):
     with pytest.raises(UsageError, match=r"teacher nowhere\.pt: No such file or directory"):
         with_techniques(few, ["distillation.teacher=nowhere.pt"])
+
+
+def test_techniques_that_exclude_each_other_are_named_without_all_others(few: Protocol):
+    with pytest.raises(UsageError) as caught:
+        with_techniques(few, ["siglip", "queue"])
+    found, text = "{'queue': {}, 'siglip': {'initial_scale': 10.0, 'initial_bias': -10.0}}", str(caught.value)
+    fault = "siglip and queue exclude each other; allowed is one of them"
+    assert text == f"--technique queue: techniques is {found}: {fault}"
