@@ -18,6 +18,7 @@ from bench.executor import Progress as EpochProgress
 from bench.plan import Run
 from bench.protocol import Protocol as StudyProtocol
 from bench.record import Outcome, RunRecord
+from bench.summary import HEADLINES
 from bench.wording import counted
 
 
@@ -84,7 +85,7 @@ class PlainLines(_Telling, AbstractContextManager["PlainLines"]):
 
 
 class LiveView(_Telling, AbstractContextManager["LiveView"]):
-    """An overall bar with the time left, and a row a worker with its run, epoch, loss and R@1.
+    """An overall bar with the time left, and a row a worker with its run, epoch, loss and first score.
 
     Of several runs at once in a worker, it is the one that was heard of last, with the number of the others.
     """
@@ -118,8 +119,9 @@ class LiveView(_Telling, AbstractContextManager["LiveView"]):
             self._workers[progress.worker] = self._rows.add_task("")
         point = progress.point
         loss = f"{point.loss:.3f}" if math.isfinite(point.loss) else "not finite"
-        recall = point.metrics.get("avg_r1")
-        quality = "" if recall is None else f"   R@1 {recall:5.1f} %"
+        name, title = next(iter(HEADLINES[self._plan.protocol.workload.kind].items()))
+        recall = point.metrics.get(name)
+        quality = "" if recall is None else f"   {title} {recall:5.1f} %"
         if progress.run_id not in self._names:
             self._names = {run.run_id: f"{run.optimizer} s{run.seed}" for run in self._plan.missing}
         name = escape(self._names.get(progress.run_id, progress.run_id))

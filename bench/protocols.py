@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from bench.cadence import Level
+from bench.continual.figures import PRIMARY as AVERAGE_ACCURACY
 from bench.errors import UsageError
 from bench.protocol import Protocol
 from bench.suggestions import unknown
+from bench.techniques.options import Classification, Techniques
 from bench.workloads import WORKLOADS
 
 # Post-norm layers leave the class level (R@1 about 4 %) only after a warm-up: at a constant 1e-3 Adam stays there.
 _RECIPE: dict[str, Any] = {"schedule": "cosine", "warmup": 0.1}
+TASKS = 5  # of two classes each, of ten
 
 
 def _real(name: str, title: str, *, epochs: int, batch_size: int) -> Protocol:
@@ -36,6 +39,21 @@ def _nlmm_levels(*chunks: int) -> tuple[Level, ...]:
     )
     first = Level(name="level0", pattern=r"^(?!.*cms\.levels\.level[1-9])", chunk=chunks[0])
     return (first, *slow)
+
+
+def _tasks(name: str, title: str, *, batch_size: int, precision: Literal["float32", "bf16"] = "bf16") -> Protocol:
+    """Tasks in sequence, scored at the end of each; the rate is the same in the last task as in the first.
+
+    Two classes have a small loss to begin with, and who is sure of them a large one at the next two: neither is lost.
+    """
+    workload = WORKLOADS[name]
+    each = workload.dataset_options["epochs_per_task"]
+    assert isinstance(each, int)
+    return Protocol(
+        name=name, title=title, workload=workload, epochs=TASKS * each, batch_size=batch_size, precision=precision,
+        evaluate_every=each, primary_metric=AVERAGE_ACCURACY, warmup=0.02, diverged_loss_factor=100.0,
+        techniques=Techniques(classification=Classification(contrastive_weight=0.3)),
+    )  # fmt: skip
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -132,6 +150,11 @@ PROTOCOLS: dict[str, Protocol] = {
             )
             for name in ("fashion_mnist", "cifar10", "cifar100")
         ),
+        _tasks("continual", "Fashion-MNIST in tasks, balanced between speed and accuracy", batch_size=256),
+        _tasks("continual_speed", "Fashion-MNIST in tasks, for speed", batch_size=256),
+        _tasks("continual_accuracy", "Fashion-MNIST in tasks, for accuracy", batch_size=128, precision="float32"),
+        _tasks("continual_fusion", "Fashion-MNIST in tasks, image and prompts fused", batch_size=256),
+        _tasks("continual_mini", "MNIST in tasks at mini size", batch_size=16, precision="float32"),
         Protocol(name="manifest", title="a folder of your own at mini size", workload=WORKLOADS["manifest"], **_RECIPE),
     )
 }
@@ -189,11 +212,29 @@ def changed(base: Protocol, changes: dict[str, Any], source: str) -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f" is {first['input']!r}"
+        found = first["input"]
+        if isinstance(found, dict):  # without the many techniques that are off
+            found = {name: value for name, value in found.items() if value is not None}
+        given = "" if first["type"] == "missing" else f" is {found!r}"
         allowed = f"; keys are {', '.join(Protocol.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise UsageError(f"{source}: {key}{given}: {first['msg']}{allowed}") from None
+        raise UsageError(f"{source}: {key}{given}: {first['msg'].removeprefix('Value error, ')}{allowed}") from None
     except TypeError as error:  # a TOML date or time
         raise UsageError(f"{source}: {error}") from None
+
+
+def with_epochs(base: Protocol, epochs: int, source: str) -> Protocol:
+    """`base` over so many epochs, which tasks in sequence share evenly.
+
+    Raises `UsageError` that begins with `source` where a task would have a part of an epoch.
+    """
+    each = base.workload.dataset_options.get("epochs_per_task")
+    if base.workload.kind != "continual" or not isinstance(each, int) or base.epochs % each:
+        return changed(base, {"epochs": epochs}, source)
+    tasks = base.epochs // each
+    if epochs < 1 or epochs % tasks:
+        raise UsageError(f"{source}: protocol {base.name!r} has {tasks} tasks; allowed are multiples of {tasks}")
+    changes = {"epochs": epochs, "workload": {"dataset_options": {"epochs_per_task": epochs // tasks}}}
+    return changed(base, changes, source)
 
 
 def limited(base: Protocol, limit: int) -> Protocol:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bench.continual.figures import WORST
 from bench.driver import Source
 from bench.errors import UsageError
 from bench.plan import Run
@@ -110,5 +111,5 @@ def scores_at(
         if record.outcome is Outcome.OK:
             scores[place] = sign * record.metrics[metric]
         elif record.outcome in OWN_FAILURES:
-            scores[place] = sign * record.chance.get(metric, 0.0)
+            scores[place] = sign * record.chance.get(metric, WORST.get(metric, 0.0))
     return scores

@@ -17,7 +17,7 @@ from bench.statistics.intervals import BoolArray, FloatArray
 from bench.statistics.pairs import default_margin
 from bench.statistics.verdict import Options, Verdict, verdict
 from bench.suggestions import unknown
-from bench.summary import bounds, lower_is_better
+from bench.summary import bounds, is_rank, lower_is_better
 
 if TYPE_CHECKING:
     from bench.protocol import Protocol
@@ -92,7 +92,7 @@ class StudyScores:
     @property
     def margin(self) -> float | None:
         """Within it differences count as equivalent; None for a rank, which has no percentage points."""
-        return None if self.lower_is_better else default_margin(HALF_A_POINT, self.grain)
+        return None if is_rank(self.metric) else default_margin(HALF_A_POINT, self.grain)
 
 
 def study_scores(study: Study) -> StudyScores:
@@ -166,4 +166,4 @@ def recall_grain(protocol: Protocol) -> float:
         return 0.0
     modalities = len(protocol.workload.modalities)
     directions = modalities * (modalities - 1) if metric.startswith("avg_") else 1
-    return (1 if lower_is_better(metric) else 100) / (queries * directions)
+    return (1 if is_rank(metric) else 100) / (queries * directions)

@@ -19,6 +19,7 @@ from bench.statistics.pairs import smallest_sign_flip_p
 from bench.statistics.power import minimal_effect, seeds_needed
 from bench.statistics.verdict import PairVerdict, Verdict
 from bench.suggestions import unknown
+from bench.summary import is_rank
 
 if TYPE_CHECKING:
     from bench.study import Study  # brings torch, which a table needs not wait for
@@ -123,7 +124,7 @@ def plan_for_study(study: Study, question: Question) -> SeedPlan:
     if found is None:
         raise UsageError(f"{source}: optimizers {len(scores.names)}, seeds that all of them finished "
                          f"{int(scores.complete.sum())}; a spread of differences needs 2 of each")  # fmt: skip
-    unit = "ranks" if scores.lower_is_better else "points"
+    unit = "ranks" if is_rank(scores.metric) else "points"
     return plan_seeds(found, question, source, unit=unit, seconds=_seconds_per_seed(study))
 
 

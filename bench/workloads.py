@@ -137,6 +137,33 @@ def _labelled(name: str, title: str) -> Workload:
     )  # fmt: skip
 
 
+# The documents' network and data; how many images of a split there are is left to the set.
+_TASKS_DATA: dict[str, JsonValue] = {
+    "name": "fashion_mnist", "classes_per_task": 2, "epochs_per_task": 10, "replay_share": 0.5, "buffer": 500,
+    "sampling": "balanced", "prompt": "a photo of a {}", "image_size": 28, "training_per_class": None,
+    "validation_per_class": 500, "test_per_class": None, "data_seed": 0,
+}  # fmt: skip
+_TASKS_NETWORK: dict[str, JsonValue] = {
+    "vocab_size": 34, "text_seq_len": 77, "image_size": 28, "patch_size": 4, "width": 128, "embedding": 128, "heads": 4,
+    "image_layers": 5, "text_layers": 2, "text_feedforward": 3, "dropout": 0.05,
+}  # fmt: skip
+_CLIP: dict[str, JsonValue] = {"temperature": 0.07}
+_FUSION: dict[str, JsonValue] = {"fusion_layers": 2, "classes": 10}
+
+
+def _tasks(
+    name: str, title: str, *, network: str = "clip", data: dict[str, JsonValue] | None = None, **options: JsonValue
+) -> Workload:
+    """Labelled images in tasks; `data` and `options` of the network differ from the documents'."""
+    classes = {"clip": "continual_clip:ContinualCLIP", "fusion": "continual_fusion:ContinualFusion"}
+    return Workload(
+        name=name, title=title, dataset="bench.datasets.continual_images:ContinualImages",
+        dataset_options=_TASKS_DATA | (data or {}), reads_files=True, model=f"bench.models.{classes[network]}",
+        model_options=_TASKS_NETWORK | (_CLIP if network == "clip" else _FUSION) | options,
+        modalities=("text", "image"), kind="continual",
+    )  # fmt: skip
+
+
 _WORDS_AND_IMAGES: tuple[Modality, ...] = ("text", "image")
 _WORDS_AND_SOUND: tuple[Modality, ...] = ("text", "audio")
 _SMALL_CAPTIONED: dict[str, JsonValue] = _SMALL_NETWORK | {"image_size": 64}
@@ -313,5 +340,40 @@ WORKLOADS: dict[str, Workload] = {
         _labelled("fashion_mnist", "Fashion-MNIST images and their classes in words"),
         _labelled("cifar10", "CIFAR-10 images and their classes in words"),
         _labelled("cifar100", "CIFAR-100 images and their classes in words"),
+        _tasks("continual", "Fashion-MNIST in five tasks of two classes, by the nearest prompt"),
+        _tasks(
+            "continual_speed",
+            "the same with 8 epochs a task and 400 replayed images a class",
+            data={"epochs_per_task": 8, "buffer": 400},
+        ),
+        _tasks(
+            "continual_accuracy",
+            "the same with 15 epochs a task and 700 replayed images a class",
+            data={"epochs_per_task": 15, "buffer": 700},
+        ),
+        _tasks(
+            "continual_fusion",
+            "Fashion-MNIST in five tasks of two classes, by image and prompts fused",
+            network="fusion",
+        ),
+        _tasks(
+            "continual_mini",
+            "MNIST's test images in five tasks of two digits, at width 48",
+            data={
+                "name": "mnist",
+                "epochs_per_task": 3,
+                "buffer": 100,
+                "training_per_class": 400,
+                "validation_per_class": 50,
+                "test_per_class": 200,
+            },
+            patch_size=7,
+            width=48,
+            embedding=48,
+            heads=2,
+            image_layers=2,
+            text_layers=1,
+            dropout=0.0,
+        ),
     )
 }

@@ -210,15 +210,34 @@ def spec_augment(
     Park et al., "SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition",
     https://arxiv.org/abs/1904.08779, without time warping.
     """
-    bands, longest = audio_N1FT.shape[2:]
+    bands = audio_N1FT.shape[2]
     if frequency_width > bands:
         raise ValueError(f"spec_augment: frequency_width is {frequency_width}; at most the {bands} mel bands")
+    masked_N1FT = masked_places(
+        audio_N1FT, frames_N, keys_N, time_masks=time_masks, longest_N=frames_N.clamp(max=time_width),
+        frequency_masks=frequency_masks, frequency_width=frequency_width,
+    )  # fmt: skip
+    return audio_N1FT.masked_fill(masked_N1FT, 0)
+
+
+def masked_places(
+    audio_N1FT: Tensor,
+    frames_N: Tensor,
+    keys_N: Tensor,
+    *,
+    time_masks: int,
+    longest_N: Tensor,
+    frequency_masks: int,
+    frequency_width: int,
+) -> Tensor:
+    """Where `spec_augment` masks, bool [N, 1, F, T]; in time each clip by at most `longest_N` of its own frames."""
+    bands, longest = audio_N1FT.shape[2:]
     draws_N2M = noise.uniform(keys_N, 2 * (time_masks + frequency_masks))
     for_time, for_frequency = draws_N2M.split([2 * time_masks, 2 * frequency_masks], dim=1)
-    in_time_NT = _masked(for_time, frames_N.clamp(max=time_width), frames_N, longest)
+    in_time_NT = _masked(for_time, longest_N, frames_N, longest)
     all_bands_N = torch.full_like(frames_N, bands)
     in_frequency_NF = _masked(for_frequency, torch.full_like(frames_N, frequency_width), all_bands_N, bands)
-    return audio_N1FT.masked_fill(in_time_NT[:, None, None, :] | in_frequency_NF[:, None, :, None], 0)
+    return in_time_NT[:, None, None, :] | in_frequency_NF[:, None, :, None]
 
 
 def _masked(draws_N2M: Tensor, widest_N: Tensor, length_N: Tensor, places: int) -> Tensor:

@@ -21,7 +21,18 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise
-from bench.datasets.samples import MODALITIES, SPLIT_KEYS, Dataset, HeldOut, Samples, Split, require_modalities
+from bench.datasets.samples import (
+    MODALITIES,
+    SPLIT_KEYS,
+    Dataset,
+    HeldOut,
+    PixelLevels,
+    Samples,
+    SampleSource,
+    Split,
+    require_modalities,
+)
+from bench.datasets.words import TokenWords, token_words
 
 # C classes, L tokens, H × W pixels, F frequency rows × T time columns, N samples.
 IDS_PER_CLASS = 10
@@ -137,6 +148,15 @@ class DocumentsData(Dataset):
 
     def held_out(self, split: HeldOut) -> Samples:
         return self._held_out[split]
+
+    def words(self, training: SampleSource) -> TokenWords | None:
+        """A token is a word: its id in digits."""
+        return token_words(training, self._vocab_size)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        """Pixels are clipped to [0, 1]."""
+        return PixelLevels()
 
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor:
         """1 where the classes are equal: a query cannot tell the samples of its class in the pool apart."""

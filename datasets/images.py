@@ -18,11 +18,12 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional
 
 from bench.datasets import noise
-from bench.datasets.samples import DataError
+from bench.datasets.samples import DataError, PixelLevels
 
 # N images of 3 channels, H × W pixels, S pixels a side.
 # The mean and standard deviation of ImageNet's training images by channel, as published with torchvision's models.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALISED = PixelLevels(mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION)
 
 CROP_SCALE, CROP_RATIO, FLIP = (0.5, 1.0), (3 / 4, 4 / 3), 0.5
 CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many

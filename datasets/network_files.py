@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets.rows import RowSamples
-from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource, Split
+from bench.datasets.samples import Dataset, HeldOut, Modality, PixelLevels, Samples, SampleSource, Split, Words
 
 ENCODED_AT_ONCE = 256  # things
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -100,6 +100,15 @@ class WithNetworkFiles(Dataset):
         results = {name: self._tables[name][split] for name in places}
         return EncodedSamples(source=_without(source, list(places)), places=places, results=results)
 
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        return self._dataset.own_row(modality, source)
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        return self._dataset.captions(text_NL, mask_NL)
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return self._dataset.pixels(image_N3HW)
+
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor | None:
         return self._dataset.matcher_scores(split, first, second)
 
@@ -108,6 +117,17 @@ class WithNetworkFiles(Dataset):
 
     def fixed_items(self, modality: str, split: Split) -> SampleSource | None:
         return self._dataset.fixed_items(modality, split)
+
+    def words(self, training: SampleSource) -> Words | None:
+        return self._dataset.words(training.source if isinstance(training, EncodedSamples) else training)
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        return self._dataset.pixel_levels
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        return self._dataset.augments
 
     @property
     def digest(self) -> str:

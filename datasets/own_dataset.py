@@ -23,7 +23,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from bench.datasets.samples import MODALITIES, DataError, Dataset, HeldOut, Samples, Split, require_modalities
+from bench.datasets.samples import (
+    MODALITIES,
+    DataError,
+    Dataset,
+    HeldOut,
+    PixelLevels,
+    Samples,
+    SampleSource,
+    Split,
+    require_modalities,
+)
+from bench.datasets.words import TokenWords, token_words
 from bench.registry import load_reference
 from bench.seeding import globally_seeded
 
@@ -36,8 +47,10 @@ FIELDS = {"text": "text_NL", "image": "image_N3HW", "audio": "audio_N1FT"}
 class OwnDataset(Dataset):
     """The three splits of a user's dataset, read at construction, resident on `device`.
 
-    Texts are padded with 0 to the longest, at most `text_length`. Raises `DataError` naming split and item of what
-    is not as above, `ValueError` where `reference` leads to nothing that can be called.
+    Texts are padded with 0 to the longest, at most `text_length`. `pixel_mean` and `pixel_deviation` are what images
+    of levels in [0, 1] were normalised with, by channel (0 and 1 where they were not); only techniques that change
+    colours need to know. Raises `DataError` naming split and item of what is not as above, `ValueError` where
+    `reference` leads to nothing that can be called.
     """
 
     def __init__(
@@ -47,11 +60,14 @@ class OwnDataset(Dataset):
         arguments: Mapping[str, Any] | None = None,
         modalities: Sequence[str] = MODALITIES,
         text_length: int = 77,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_deviation: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         wanted = require_modalities(modalities)
         if text_length < 1:
             raise ValueError(f"text_length is {text_length}; allowed is a count >= 1")
+        self._pixel_levels = _pixel_levels(pixel_mean, pixel_deviation)
         self._names = [name for name in MODALITIES if name in wanted]
         total = hashlib.sha256()
         self._samples: dict[Split, Samples] = {}
@@ -84,6 +100,14 @@ class OwnDataset(Dataset):
     def fixed_items(self, modality: str, split: Split) -> Samples:
         del modality
         return self._samples[split]
+
+    def words(self, training: SampleSource) -> TokenWords | None:
+        """A token is a word: the set keeps no text."""
+        return token_words(training, self._network_options.get("vocab_size", 0))
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        return self._pixel_levels
 
     @property
     def digest(self) -> str:
@@ -142,6 +166,21 @@ def _found(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"dataset {reference!r}: its module has no class {attribute!r}")
     return found
+
+
+def _pixel_levels(mean: Sequence[float] | None, deviation: Sequence[float] | None) -> PixelLevels | None:
+    """Of the options; both are given, or none is."""
+    if mean is None and deviation is None:
+        return None
+    try:
+        m1, m2, m3 = map(float, mean or ())
+        d1, d2, d3 = map(float, deviation or ())
+        if min(d1, d2, d3) > 0:
+            return PixelLevels(mean=(m1, m2, m3), deviation=(d1, d2, d3))
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"pixel_mean is {mean} and pixel_deviation {deviation}; allowed are three numbers each, "
+                     "deviations above 0, or neither of the two")  # fmt: skip
 
 
 def _padded(texts: Sequence[Tensor]) -> Tensor:

@@ -28,12 +28,24 @@ import torch
 from torch import Tensor
 
 from bench.datasets import noise as stream
-from bench.datasets.samples import MODALITIES, SPLIT_KEYS, Dataset, HeldOut, Samples, Split, require_modalities
+from bench.datasets.samples import (
+    MODALITIES,
+    SPLIT_KEYS,
+    Dataset,
+    HeldOut,
+    PixelLevels,
+    Samples,
+    SampleSource,
+    Split,
+    require_modalities,
+)
+from bench.datasets.words import TokenWords, token_words
 
 # K classes, F factors, L tokens, V words, H × W pixels, F × T spectrogram, N samples.
 MAX_FACTORS = 6
 CLASS_SLOTS, FACTOR_SLOTS = 4, 2  # tokens that name the class, and each factor
 EMBLEM_WAVES = 4  # a class's pattern is made of this many lowest cosines along each axis
+PIXEL_LEVELS = PixelLevels(mean=(0.5, 0.5, 0.5), deviation=(1 / 8, 1 / 8, 1 / 8))
 
 
 class Draw(IntEnum):
@@ -118,6 +130,15 @@ class PairedData(Dataset):
 
     def held_out(self, split: HeldOut) -> Samples:
         return self._held_out[split]
+
+    def words(self, training: SampleSource) -> TokenWords | None:
+        """A token is a word: its id in digits."""
+        return token_words(training, self._vocab_size)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        """Pixels have no bounds; black and white are put where 99 % of them lie in between, at -4 and 4."""
+        return PIXEL_LEVELS
 
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor:
         """Pointwise mutual information of item i of `first` and item j of `second`, [N, N] float64.

@@ -5,7 +5,7 @@ Shapes: N rows, B of a batch, L tokens, S pixels of a stored side, F mel bands, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from bench.datasets import audio, images, noise
 from bench.datasets.options import MaskOptions
 from bench.datasets.samples import SPLIT_KEYS, Samples
+from bench.datasets.tokenizers import Tokenizer
+from bench.datasets.words import TextWords
 
 RESIDENT_SHARE = 0.4  # of a GPU's free memory that stored files may take
 
@@ -132,6 +134,15 @@ class RowSamples:
             audio_B1FT = audio.spec_augment(audio_B1FT, frames_B, keys, **masks.model_dump())
         real_BT = torch.arange(audio_B1FT.shape[-1], device=device) < frames_B[:, None]
         return {"audio_N1FT": audio_B1FT, "audio_mask_NT": real_BT}
+
+    def words(self, texts: Sequence[str], tokenizer: Callable[[], Tokenizer]) -> TextWords | None:
+        """The rows' words, where they have captions: `texts` are all that are stored, in that order."""
+        text_NL = self.stored.text_NL
+        if text_NL is None or "text" not in self.places:
+            return None
+        length = text_NL.shape[1]
+        return TextWords(texts=texts, place_N=self.places["text"].cpu(),
+                         encode=lambda text: tokenizer().encode_batch([text], length))  # fmt: skip
 
     def keys(self, draw: Draw) -> Tensor | None:
         """A key a row for one draw of training; None where nothing is drawn."""

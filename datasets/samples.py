@@ -84,6 +84,34 @@ class SampleSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelLevels:
+    """How images' values come from levels between 0, black, and 1, white: (level − mean) / deviation by channel."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    deviation: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+class Words(Protocol):
+    """The captions of an epoch's training samples in words, for techniques that count or change words."""
+
+    @property
+    def count_N(self) -> Tensor:
+        """Every caption's number of words, int64 on the CPU."""
+        ...
+
+    def of(self, indices_B: Tensor) -> list[list[str]]:
+        """The words of the captions at `indices_B`."""
+        ...
+
+    def tokens(self, words: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask [L] of a caption of these words, as wide as the samples' and cut to it; on the CPU.
+
+        Raises `ValueError` for words of which no token is left, or which are none of the data's.
+        """
+        ...
+
+
 class Dataset(ABC):
     """The three splits of a workload; disjoint and fixed but for training noise. Samples arrive on one device."""
 
@@ -124,6 +152,41 @@ class Dataset(ABC):
         """The lowest expected InfoNCE of one pair of modalities at `batch_size`, where the recipe gives one."""
         del batch_size
         return None
+
+    def words(self, training: SampleSource) -> Words | None:
+        """The words of the captions of `training`, which `training` has given; None where none are known."""
+        del training
+        return None
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        """What black and white are in its images; None where that is not known."""
+        return None
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        """Techniques of a protocol that options of the data carry out in training themselves, with those options."""
+        return {}
+
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        """A user's own text, or image or sound file, as one row of that modality's input, and its mask.
+
+        Raises `DataError` where it cannot be read, or the data are made by a recipe that knows no such thing.
+        """
+        raise DataError(f"{type(self).__name__} takes no {modality} of your own ({source!r}); allowed is an item of "
+                        "its test split")  # fmt: skip
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        """Token ids as people read them; runs of one id as id×count, where no tokenizer made them."""
+        real_NL = torch.ones_like(text_NL, dtype=torch.bool) if mask_NL is None else mask_NL
+        runs = [(ids[real].unique_consecutive(return_counts=True)) for ids, real in zip(text_NL, real_NL, strict=True)]
+        return [" ".join(f"{i}×{n}" if n > 1 else str(i) for i, n in zip(ids.tolist(), counts.tolist(), strict=True))
+                for ids, counts in runs]  # fmt: skip
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        """Images [N, 3, H, W] as people see them, between 0 and 1; each stretched to its own range by default."""
+        low, high = (x.view(-1, 1, 1, 1) for x in image_N3HW.flatten(1).aminmax(dim=1))
+        return (image_N3HW - low) / (high - low).clamp_min(1e-6)
 
     @property
     def digest(self) -> str | None:

@@ -10,11 +10,8 @@ Everything found missing, damaged or unexpected is a DataError that names the fi
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets.audio import SoundFormat, import_libraries, read_sound
+from bench.datasets.idx import idx_path, read_idx, read_unpacked
 from bench.datasets.samples import DataError, Split
 
+SET = "spoken_digits"  # what messages begin with
 DIGITS = 10
 IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
-IDX_BYTES = 8  # the type code of unsigned bytes in an idx file's magic number
 MNIST_SIZE = 28
 SAMPLE_RATE = 8000
 RECORDING_FORMAT = SoundFormat("WAV", "PCM_16", 1, SAMPLE_RATE)
@@ -72,7 +70,7 @@ def locate(data_dir: Path | None) -> Files:
     if not recordings:
         raise DataError(f"spoken_digits: {folder} is empty; expected <digit>_<speaker>_<index>.wav")
     mnist = data_dir / "mnist"
-    return Files(images=_idx_path(mnist, IMAGES), labels=_idx_path(mnist, LABELS), recordings=tuple(recordings))
+    return Files(images=idx_path(SET, mnist, IMAGES), labels=idx_path(SET, mnist, LABELS), recordings=tuple(recordings))
 
 
 def _recording(path: Path) -> Recording:
@@ -82,46 +80,10 @@ def _recording(path: Path) -> Recording:
     return Recording(int(name[1]), name[2], int(name[3]), path)
 
 
-def _idx_path(folder: Path, name: str) -> Path:
-    for path in (folder / f"{name}.gz", folder / name):
-        if path.is_file():
-            return path
-    raise DataError(f"spoken_digits: {folder / name}.gz is missing; expected the file of MNIST, packed or not")
-
-
-def _read_unpacked(path: Path) -> bytes:
-    """The file's bytes, unpacked if they are a gzip stream."""
-    content = path.read_bytes()
-    if not content.startswith(b"\x1f\x8b"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"spoken_digits: {path} is a damaged gzip file ({error}); expected it whole") from error
-
-
-def read_idx(path: Path, item_shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array [N, *item_shape] of an idx file."""
-    content = _read_unpacked(path)
-    dimensions = 1 + len(item_shape)
-    header = struct.Struct(f">{1 + dimensions}I")
-    expected_magic = IDX_BYTES << 8 | dimensions
-    if len(content) < header.size:
-        raise DataError(f"spoken_digits: {path} has {len(content)} bytes; an idx header has {header.size}")
-    magic, count, *shape = header.unpack_from(content)
-    if magic != expected_magic:
-        raise DataError(f"spoken_digits: {path} has the magic number {magic:#010x}; expected {expected_magic:#010x}")
-    if tuple(shape) != item_shape:
-        raise DataError(f"spoken_digits: {path} holds items of shape {tuple(shape)}; expected {item_shape}")
-    expected_size = header.size + count * int(np.prod(item_shape))
-    if len(content) != expected_size:
-        raise DataError(f"spoken_digits: {path} has {len(content)} bytes; {count} items need {expected_size}")
-    return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *item_shape)
-
-
 def read_mnist(files: Files) -> tuple[np.ndarray, np.ndarray]:
     """Images [N, 28, 28] and labels [N], uint8."""
-    image_NHW, label_N = read_idx(files.images, (MNIST_SIZE, MNIST_SIZE)), read_idx(files.labels, ())
+    image_NHW = read_idx(SET, files.images, (MNIST_SIZE, MNIST_SIZE))
+    label_N = read_idx(SET, files.labels, ())
     if len(image_NHW) != len(label_N):
         raise DataError(
             f"spoken_digits: {files.labels} has {len(label_N)} labels; expected {len(image_NHW)}, one an image"
@@ -156,8 +118,8 @@ def digest(data_dir: Path | None) -> str:
 
 
 def _contents(files: Files) -> Iterator[tuple[str, bytes]]:
-    yield IMAGES, _read_unpacked(files.images)
-    yield LABELS, _read_unpacked(files.labels)
+    yield IMAGES, read_unpacked(SET, files.images)
+    yield LABELS, read_unpacked(SET, files.labels)
     for recording in files.recordings:
         yield recording.path.name, recording.path.read_bytes()
 

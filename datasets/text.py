@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bench.datasets.cache import Recipe, Shape, cached, versions
 from bench.datasets.index import Row, fault
-from bench.datasets.tokenizers import EmptyTextError, tokenizer_from
+from bench.datasets.tokenizers import EmptyTextError, SubwordTokenizer, tokenizer_from
 
-RECIPE = 1  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
+RECIPE = 2  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
 CHUNK = 4096  # captions encoded at once
 
 
@@ -31,6 +31,7 @@ class Tokens:
     length_N: Tensor
     vocab_size: int
     digest: str
+    tokenizer: str | None  # as JSON; None where an id is a character
 
 
 def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length: int, data_dir: Path) -> Tokens:
@@ -58,7 +59,8 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
             arrays["ids"][start : start + len(chunk)] = ids.numpy()
             arrays["length"][start : start + len(chunk)] = mask.sum(dim=1).numpy()
             advance(len(chunk))
-        return {"vocab_size": tokenizer.vocab_size}
+        fitted = tokenizer.to_json() if isinstance(tokenizer, SubwordTokenizer) else None
+        return {"vocab_size": tokenizer.vocab_size, "tokenizer": fitted}
 
     shapes = {"ids": Shape((len(rows), length), "int32"), "length": Shape((len(rows),), "int32")}
     settings = {"tokenizer": dict(options), "length": length, "content": content.hexdigest(), "recipe": RECIPE,
@@ -66,5 +68,5 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
     entry = cached(Recipe(name=f"{kind}-text", settings=settings, stamp="", shapes=shapes, steps=len(rows), fill=fill))
     return Tokens(
         ids_NL=entry.arrays["ids"], length_N=entry.arrays["length"], vocab_size=entry.facts["vocab_size"],
-        digest=content.hexdigest(),
+        digest=content.hexdigest(), tokenizer=entry.facts["tokenizer"],
     )  # fmt: skip

@@ -7,14 +7,17 @@ library is imported when a tower first needs it, told to stay offline, and never
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 from torch import nn
 
 from bench.datasets.options import Options
@@ -68,15 +71,33 @@ class TowerOptions(Options):
     mean: tuple[float, float, float] | None = Field(default=None, strict=False)
     deviation: tuple[float, float, float] | None = Field(default=None, strict=False)
 
+    @field_validator("leave_out")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return patterns
+
+    @field_validator("deviation")
+    @classmethod
+    def _positive(cls, deviation: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if deviation is not None and min(deviation) <= 0:
+            raise ValueError(f"{deviation} has to be above 0")
+        return deviation
+
     def pixels(self, told: Mapping[str, Any], mean: str, deviation: str) -> Renormalised:
         """The images' normalisation, by these options or by what files say under these keys."""
         return Renormalised(self.mean or told.get(mean), self.deviation or told.get(deviation))
 
 
-class Wanted(Options):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
     """A tower to build: for which modality, from which options, files below which folder, for which vocabulary."""
 
-    modality: Literal["text", "image", "audio"]
+    modality: str
     options: TowerOptions
     data_dir: Path | None
     vocab_size: int | None
@@ -120,6 +141,15 @@ def _library(name: str, extra: str) -> Any:
         raise MissingExtraError(extra) from None
 
 
+def _require_arguments(
+    given: Iterable[str], *, refused: Iterable[str] = (), allowed: Iterable[str] | None = None
+) -> None:
+    """Raise `ValueError` for what would have a library read other files, or load them otherwise, than it is told to."""
+    for key in given:
+        if key in refused or (allowed is not None and key not in allowed):
+            raise ValueError(f"arguments.{key} is not allowed: it is no setting of the network")
+
+
 def _builtin(wanted: Wanted) -> Built:
     """An encoder of `multimodal_memory`; without a path it starts from fresh weights."""
     arguments: dict[str, Any] = dict(wanted.options.arguments)
@@ -151,9 +181,12 @@ def _own(wanted: Wanted) -> Built:
 
 def _torchvision(wanted: Wanted) -> Built:
     """A torchvision classifier without its last linear layer."""
-    models, name = _library("torchvision.models", "torchvision"), wanted.architecture()
+    from torchvision import models
+
+    name = wanted.architecture()
     if name not in models.list_models(models):
         raise ValueError(f"name is {name!r}, which is no classifier of torchvision.models")
+    _require_arguments(wanted.options.arguments, refused=("weights", "weights_backbone", "pretrained", "progress"))
     network = models.get_model(name, weights=None, **wanted.options.arguments)
     head, layer = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     network.set_submodule(head, nn.Identity())
@@ -168,6 +201,7 @@ def _timm(wanted: Wanted) -> Built:
     if not timm.is_model(name):
         raise ValueError(f"name is {name!r}, which is no architecture of timm")
     arguments = {**told.get("model_args", {}), **wanted.options.arguments, "num_classes": 0}
+    _require_arguments(arguments, refused=inspect.signature(timm.create_model).parameters)
     network = timm.create_model(name, pretrained=False, **arguments)
     own = {**network.pretrained_cfg, **told, **told.get("pretrained_cfg", {})}
     classifiers = own.get("classifier") or ()
@@ -182,14 +216,9 @@ def _transformers(wanted: Wanted) -> Built:
     transformers, place = _library("transformers", "transformers"), wanted.place
     if not (place / "config.json").is_file() or (place / UNREADABLE).is_file():
         raise ValueError(f"{place.name} is no folder with a config.json, a whole model's and no adapter's")
-    files = weight_files(place)
     try:
         with _silent(transformers):
-            network, info = transformers.AutoModel.from_pretrained(
-                str(place.resolve()), local_files_only=True, trust_remote_code=False, dtype=torch.float32,
-                use_safetensors=any(path.suffix == ".safetensors" for path in files), ignore_mismatched_sizes=True,
-                output_loading_info=True, **wanted.options.arguments,
-            )  # fmt: skip
+            network, info = _loaded(transformers, place, wanted.options.arguments)
     except Exception as error:  # whatever the library finds wrong with foreign files
         raise ValueError(f"{place.name} cannot be loaded: {brief(error)}") from None
     parts = dict(network.named_children())
@@ -199,6 +228,19 @@ def _transformers(wanted: Wanted) -> Built:
     pixels = None if wanted.modality == "text" else wanted.options.pixels(told, "image_mean", "image_std")
     report = _report(network, info, [*parts, network.base_model_prefix], wanted.options.leave_out)
     return TokenTower(network, network.config.hidden_size, wanted.options.pooling, pixels), report
+
+
+def _loaded(transformers: Any, place: Path, arguments: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """The model of a folder, with some settings of its config.json changed, and what the library says of loading it."""
+    where = {"pretrained_model_name_or_path": str(place.resolve()), "local_files_only": True}
+    config = transformers.AutoConfig.from_pretrained(**where, trust_remote_code=False)
+    _require_arguments(arguments, allowed=config.to_dict())
+    config.update(dict(arguments))
+    safe = any(path.suffix == ".safetensors" for path in weight_files(place))
+    return transformers.AutoModel.from_pretrained(
+        **where, config=config, trust_remote_code=False, dtype=torch.float32, use_safetensors=safe, weights_only=True,
+        ignore_mismatched_sizes=True, output_loading_info=True,
+    )  # fmt: skip
 
 
 def _report(network: nn.Module, info: Mapping[str, Any], parts: Sequence[str], leave_out: Sequence[str]) -> LoadReport:
@@ -243,6 +285,9 @@ def _open_clip(wanted: Wanted) -> Built:
     if "hf_model_name" in settings["text_cfg"]:
         raise ValueError(f"text_cfg.hf_model_name is {settings['text_cfg']['hf_model_name']!r}, which leads to a hub; "
                          "take that text model by source transformers")  # fmt: skip
+    backbone = settings["vision_cfg"].get("timm_model_name")
+    if backbone is not None and not _library("timm", "timm").is_model(backbone):
+        raise ValueError(f"vision_cfg.timm_model_name is {backbone!r}, which is no architecture of timm")
     settings["vision_cfg"] = {**settings["vision_cfg"], "timm_model_pretrained": False}
     kind = models.CustomTextCLIP if settings.pop("custom_text", False) else models.CLIP
     network = kind(**settings)

@@ -105,11 +105,14 @@ def test_pretrained_networks_come_from_files_and_bring_no_code():
     words = {(function, name): {word.arg: ast.unparse(word.value) for word in call.keywords}
              for name, tree in NAMES.items() for function, call in called(tree)
              if re.search(r"(from_pretrained|create_model|get_model|from_config|hub\.\w+)$", function)}  # fmt: skip
-    loaders = ("transformers.AutoModel.from_pretrained", "timm.create_model", "models.get_model")
-    assert set(words) == {(function, "models/tower_sources.py") for function in loaders}
+    loaders = [f"transformers.{kind}.from_pretrained" for kind in ("AutoConfig", "AutoModel")]
+    names = [*loaders, "timm.create_model", "models.get_model"]
+    assert set(words) == {(function, "models/tower_sources.py") for function in names}
     by_function = {function: given for (function, _), given in words.items()}
-    loading = by_function["transformers.AutoModel.from_pretrained"]
-    assert (loading["local_files_only"], loading["trust_remote_code"]) == ("True", "False")
+    assert by_function["transformers.AutoModel.from_pretrained"]["weights_only"] == "True"
+    for loader in loaders:
+        assert by_function[loader]["trust_remote_code"] == "False"
+        assert by_function[loader][None] == "where"  # the folder, and local files only
     assert by_function["timm.create_model"]["pretrained"] == "False"
     assert by_function["models.get_model"]["weights"] == "None"
     assert not [name for name, tree in NAMES.items() for _, call in called(tree) for word in call.keywords

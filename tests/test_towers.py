@@ -29,19 +29,23 @@ from made_towers import (
 )
 from torchvision.io import write_jpeg
 
+from bench.datasets.network_files import WithNetworkFiles
+from bench.datasets.samples import Dataset
 from bench.errors import UsageError
 from bench.execution import execute
-from bench.models.dropout import DropoutStream
+from bench.models.dropout import DropoutStream, ShareOfDropout
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.models.tower_files import LoadReport, load_into_, place_of, read_weights, sha256_of, weight_files
 from bench.models.tower_modules import ARRIVING_DEVIATION, ARRIVING_MEAN, Renormalised
-from bench.models.towers import ROLES, TowerNetwork, file_digests
+from bench.models.tower_sources import SOURCES, TowerOptions
+from bench.models.towers import ROLES, TowerNetwork, file_digests, tower_options
 from bench.plan import Run
 from bench.protocol import Protocol
-from bench.protocols import PROTOCOLS, changed, limited
+from bench.protocols import PROTOCOLS, changed, limited, load_protocol
 from bench.record import CurvePoint, RunRecord, read_record, record_text
 from bench.registry import select
 from bench.runner import prepare
+from bench.step import autocast
 from bench.trainer import Trainer, resident_dataset
 
 CPU = torch.device("cpu")
@@ -50,12 +54,12 @@ MOBILEBERT = {"source": "transformers", "path": "towers/mobilebert"}
 BUILTIN = {"source": "builtin", "path": "towers/text.pt", "arguments": BUILTIN_TEXT}
 SHUFFLENET = {"source": "torchvision", "path": "towers/shufflenet.pth", "name": "shufflenet_v2_x0_5"}
 CLIP = {"source": "open_clip", "path": "towers/open_clip"}
+VIT = {"source": "transformers", "path": "towers/vit", "pooling": "cls"}
 PAIRS = {
     "timm and transformers": {"image": TIMM, "text": MOBILEBERT},
     "open_clip": {"image": CLIP, "text": CLIP},
     "torchvision and builtin": {"image": SHUFFLENET, "text": BUILTIN},
-    "transformers alone": {"image": {"source": "transformers", "path": "towers/vit", "pooling": "cls"},
-                           "text": {"source": "transformers", "path": "towers/bert", "pooling": "cls"}},
+    "transformers alone": {"image": VIT, "text": {"source": "transformers", "path": "towers/bert", "pooling": "cls"}},
 }  # fmt: skip
 
 
@@ -324,6 +328,74 @@ def test_results_equal_those_of_the_tower_itself(data_dir: Path):
             torch.testing.assert_close(result, expected)
 
 
+OWN_DATA = """
+import torch
+
+class Pairs:
+    def __init__(self, split):
+        self.count, self.start = {"training": (6, 0), "validation": (4, 10), "test": (4, 20)}[split]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        generator = torch.Generator().manual_seed(self.start + i)
+        return {"text": torch.randint(1, 30, (5,), generator=generator),
+                "image": torch.randn(3, 16, 16, generator=generator)}
+"""
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, NO_CUDA])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_samples_that_are_all_in_memory_are_encoded_once_too(device: str, tmp_path: Path):
+    """Towers of this project from fresh weights, so of each seed its own; in bf16, as the run's precision says."""
+    (tmp_path / "data.py").write_text(OWN_DATA)
+    image = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "heads": 2}
+    arguments = {"image": image, "text": {**BUILTIN_TEXT, "max_tokens": 5}}
+    towers = {name: {"source": "builtin", "mode": "frozen", "arguments": own} for name, own in arguments.items()}
+    workload = {
+        "name": "own", "dataset": "bench.datasets.own_dataset:OwnDataset", "modalities": ["text", "image"],
+        "dataset_options": {"reference": f"{tmp_path}/data.py:Pairs", "text_length": 5},
+        "model": "bench.models.towers:TowerNetwork", "model_reads_files": True,
+        "model_options": {"towers": towers, "width": 8},
+    }  # fmt: skip
+    settings = {"epochs": 1, "batch_size": 3, "precision": "bf16", "workload": workload}
+    run = run_of(changed(PROTOCOLS["mini"], settings, "test"), tmp_path)
+    for seed in (0, 1):
+        trainer = Trainer(run.model_copy(update={"seed": seed}), torch.device(device), tmp_path)
+        own = resident_dataset(run.protocol.workload.model_dump_json(), tmp_path, device)
+        indices = torch.tensor([4, 1], device=device)
+        for split in ("validation", "test"):
+            a, b = (each.held_out(split).take(indices[1:]) for each in (trainer.dataset, own))
+            for name, result in a.inputs().items():
+                with autocast(run.protocol, torch.device(device)):
+                    expected = trainer.model.get_submodule(f"towers.{name}")(b.inputs()[name], None, NO_DROPOUT)
+                torch.testing.assert_close(result, expected.float(), rtol=0.02, atol=0.02)  # bf16 has 8 bits
+        batch = trainer.dataset.training(1, 0).take(indices)
+        assert batch.text_NL is None and batch.inputs()["text"].shape == (2, 16)
+        trainer.train(2)
+
+
+def test_a_dataset_beside_files_answers_everything_itself():
+    """What it left to `Dataset` would be a default, not what its own data says."""
+    asked = {name for name in vars(Dataset) if not name.startswith("_")}
+    assert asked <= set(vars(WithNetworkFiles))
+
+
+def test_a_run_goes_on_from_its_state(data_dir: Path):
+    """One step, and the second in a fresh trainer: the same bits as both in one."""
+    towers = {"image": {**SHUFFLENET, "mode": "frozen"}, "text": MOBILEBERT}
+    protocol = changed(rules(towers), {"rate_multipliers": {"^towers": 0.1}}, "test")
+    whole, first, second = (trainer_of(protocol, data_dir) for _ in range(3))
+    whole.train(2)
+    first.train(1)
+    second.restore(first.state())
+    second.train(2)
+    for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_changed_inputs_are_encoded_anew(data_dir: Path):
     towers = {"image": {**TIMM, "mode": "frozen"}, "text": {**MOBILEBERT, "mode": "frozen"}}
     protocol = rules(towers, data={"image": {"size": SIZE, "augment": "crop_flip"}})
@@ -331,6 +403,50 @@ def test_changed_inputs_are_encoded_anew(data_dir: Path):
     assert remarks == ["image: its tower is frozen, but training changes its inputs: they are encoded anew each step"]
     batch = trainer_of(protocol, data_dir).dataset.training(1, 0).take(slice(0, 2))
     assert batch.inputs()["image"].shape == (2, 3, SIZE, SIZE) and batch.inputs()["text"].shape == (2, 16)
+
+
+def test_techniques_that_change_inputs_have_them_encoded_anew(data_dir: Path, tmp_path: Path):
+    """Augmented images are no fixed things, whoever augments them; the plan says so."""
+    frozen = {name: {**own, "mode": "frozen"} for name, own in PAIRS["timm and transformers"].items()}
+    protocol = changed(rules(frozen), {"techniques": {"image_augmentation": {}}}, "test")
+    plan = prepare("sgd", seeds=1, protocol=protocol, results=tmp_path, data_dir=data_dir)
+    assert plan.warnings == ("image: its tower is frozen, but training changes its inputs: they are encoded anew each "
+                             "step",)  # fmt: skip
+    batch = trainer_of(protocol, data_dir).dataset.training(1, 0).take(slice(0, 2))
+    assert batch.inputs()["image"].shape == (2, 3, SIZE, SIZE) and batch.inputs()["text"].shape == (2, 16)
+    assert trained(protocol, data_dir).loss is not None
+
+
+def test_a_stage_may_leave_towers_alone(data_dir: Path):
+    """An epoch for the projections, then one for all at a tenth of the towers' rate, as in multi-stage training."""
+    stages = [{"epochs": 1, "freeze": [r"^towers\."]}, {"epochs": 1, "rates": {r"^towers\.": 0.1}}]
+    changes = {"epochs": 2, "techniques": {"stages": {"stages": stages}}}
+    trainer = trainer_of(changed(rules(PAIRS["timm and transformers"]), changes, "test"), data_dir)
+    weights = []
+    for _ in range(2):
+        weights.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+        trainer.train(2)
+        trainer.end_epoch()
+    now = dict(trainer.model.named_parameters())
+    for name, first in weights[0].items():
+        assert torch.equal(first, weights[1][name]) == name.startswith("towers."), name
+        assert not torch.equal(weights[1][name], now[name]), name
+
+
+def test_a_librarys_dropout_is_the_same_in_both_passes_of_a_part(data_dir: Path):
+    """Accumulation embeds a part twice: the masks are the part's own."""
+    text = {"source": "transformers", "path": "towers/bert", "arguments": {"hidden_dropout_prob": 0.5}}
+    workload = rules({"image": TIMM, "text": text}).workload
+    network: Any = workload.build_model({"data_dir": data_dir, "vocab_size": VOCABULARY})
+    stream, ids = DropoutStream(0.0, 1), {"text": torch.full((2, 5), 7)}
+
+    def embedding(start: int) -> torch.Tensor:
+        stream.start_step(3)
+        return network(ids, dropout=ShareOfDropout(stream, start, 2, 4))["text"]
+
+    first = embedding(0)
+    assert torch.equal(embedding(0), first) and not torch.equal(embedding(2), first)
+    assert not torch.equal(first, network.eval()(ids)["text"])
 
 
 def test_a_multiplier_slows_a_tower_down(data_dir: Path):
@@ -345,12 +461,11 @@ def test_a_multiplier_slows_a_tower_down(data_dir: Path):
                for part in ("towers.text", "projections.")) > 0.9e-3  # fmt: skip
 
 
-def test_a_librarys_dropout_follows_the_runs_stream(copy: Path):
+def test_a_librarys_dropout_follows_the_runs_stream(data_dir: Path):
     """Equal masks for equal steps wherever the global generator stands, other ones in the next step, none when read."""
-    path = copy / "towers" / "bert" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_dropout_prob": 0.5}))
-    towers = {"image": TIMM, "text": {"source": "transformers", "path": "towers/bert"}}
-    network: Any = rules(towers).workload.build_model({"data_dir": copy, "vocab_size": VOCABULARY})
+    text = {"source": "transformers", "path": "towers/bert", "arguments": {"hidden_dropout_prob": 0.5}}
+    towers = {"image": TIMM, "text": text}
+    network: Any = rules(towers).workload.build_model({"data_dir": data_dir, "vocab_size": VOCABULARY})
     stream, ids = DropoutStream(0.0, 1), {"text": torch.full((2, 5), 7)}
 
     def embedding(step: int) -> torch.Tensor:
@@ -395,6 +510,12 @@ FAULTS = {
     "a file of something else": ({**TIMM, "path": "towers/own.py"}, "own.py is no file of weights; allowed are .safe"),
     "a folder of something else": ({**TIMM, "path": "towers"}, "folder towers has own.pt, shufflenet.pth, text.pt;"),
     "an unknown option": ({**TIMM, "trust_remote_code": True}, "towers.image.trust_remote_code is True: Extra inputs"),
+    "no pattern": ({**TIMM, "leave_out": ["("]}, r"towers.image.leave_out: '\(' is no regular expression"),
+    "no deviation": ({**TIMM, "deviation": [1.0, 0.0, 1.0]}, "towers.image.deviation: .* has to be above 0"),
+    "another file by the way": ({**TIMM, "arguments": {"checkpoint_path": "x.pth"}}, "checkpoint_path is not allowed"),
+    "weights of the library's": ({**SHUFFLENET, "arguments": {"pretrained": True}}, "pretrained is not allowed"),
+    "pickles": ({**VIT, "arguments": {"weights_only": False}}, "arguments.weights_only is not allowed: it is no sett"),
+    "code": ({**VIT, "arguments": {"trust_remote_code": True}}, "arguments.trust_remote_code is not allowed"),
     "no module": ({"source": "callable", "reference": "DATA/towers/own.py:no_module", "arguments": {"width": 8}},
                   "gives dict; expected a module with `width`"),
     "no function": ({"source": "callable", "reference": "DATA/towers/own.py:nothing"}, "has no function 'nothing'"),
@@ -470,13 +591,17 @@ def test_no_file_of_a_tower_brings_code(copy: Path):
 
 @pytest.mark.parametrize("towers", [PAIRS["timm and transformers"], PAIRS["open_clip"]])
 def test_nothing_is_looked_up_on_the_network(towers: dict[str, Any], data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
     def refused(*arguments: Any, **more: Any) -> None:
-        raise AssertionError(f"a connection was tried: {arguments}")
+        tried.append(arguments)
+        raise OSError("no network")
 
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     rules(towers).workload.check(data_dir)
+    assert tried == []
 
 
 def test_an_index_leads_to_no_other_folder(tmp_path: Path):
@@ -534,6 +659,22 @@ def test_finetune_says_in_one_line_what_is_not_there(bench: Callable[..., Any], 
         assert "workload 'flickr30k_towers': towers.text: path is 'towers/mobilebert'" in line
         assert "Traceback" not in line
     assert "nothing is downloaded (docs/towers.md)" in line
+
+
+def test_the_protocols_of_the_page_are_allowed(tmp_path: Path):
+    page = (Path(__file__).parents[1] / "docs" / "towers.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = []
+    for i, block in enumerate(blocks):
+        (tmp_path / f"{i}.toml").write_text(block)
+        found.append(load_protocol(str(tmp_path / f"{i}.toml")))
+    own, slower = found
+    towers = tower_options(own.workload.model_options["towers"])
+    assert {name: each.mode for name, each in towers.items()} == {"text": "frozen", "image": "frozen"}
+    assert towers["image"].name == "resnet50"
+    assert list(slower.rate_multipliers.values()) == [1.0, 0.1]
+    assert all(f"| `{source}` |" in page for source in SOURCES)
+    assert all(f"`{key}`" in page for key in TowerOptions.model_fields)
 
 
 def test_several_processes_are_refused(data_dir: Path):

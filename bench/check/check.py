@@ -16,7 +16,7 @@ from bench.check.times import time_gate
 from bench.errors import UsageError
 from bench.paths import without_folders
 from bench.suggestions import unknown
-from bench.summary import unit
+from bench.summary import is_rank, unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _gates(baseline: Snapshot, candidate: Snapshot, pairs: Sequence[RunPair], op
     first = identity_gate(pairs, metric.name, options.tolerance)
     shown = {
         "sign": -1.0 if metric.lower_is_better else 1.0,
-        "unit": "" if metric.lower_is_better else " points",
+        "unit": "" if is_rank(metric.name) else " points",
         "identical": first.status is Status.PASS,
     }
     return [

@@ -25,7 +25,7 @@ from bench.statistics.ranks import block_ranks
 from bench.statistics.targets import TargetTimes, target_times, time_to_target
 from bench.statistics.verdict import Verdict
 from bench.study import Study
-from bench.summary import Row, bounds, lower_is_better, rows
+from bench.summary import Row, bounds, is_rank, lower_is_better, rows
 
 Axis: TypeAlias = Literal["steps", "samples", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "samples", "seconds")
@@ -104,7 +104,7 @@ class Analysis:
     @property
     def points(self) -> str:
         """The unit of differences of the primary metric."""
-        return "" if self._lower else "points"
+        return "" if is_rank(self.metric) else "points"
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -150,7 +150,8 @@ class Analysis:
         curves = {name: found for name, found in of_rows.items() if found}
         if chance is None or not any(curve.scores for found in curves.values() for curve in found):
             return None
-        top = ceiling if ceiling is not None else 1.0 if self._lower else 100.0
+        best = 1.0 if is_rank(self.metric) else 0.0 if self._lower else 100.0
+        top = ceiling if ceiling is not None else best
         levels = [chance + (top - chance) * step / LEVELS for step in range(LEVELS - 1, 0, -1)]
         for step, score in zip(range(LEVELS - 1, 0, -1), levels, strict=True):
             times = {name: [self._time(curve, "steps", score) for curve in found] for name, found in curves.items()}

@@ -14,9 +14,10 @@ from bench.reporting.analysis import Analysis
 from bench.reporting.document import Block, Bullets, Document, Paragraph, Picture, Section, Table
 from bench.reporting.findings import at_edge, counted, findings, tuned_plans
 from bench.reporting.limits import Limits
-from bench.reporting.result_table import directions, result
+from bench.reporting.result_table import directions, result, tasks
 from bench.search.plan import different
 from bench.statistics.power import ALPHA
+from bench.study import Study
 from bench.summary import bounds_lines, claim_lines
 from bench.verdict_text import sentences
 
@@ -40,7 +41,7 @@ def document(
         _training(analysis, found),
         *_tuning(analysis, found),
         *_target(analysis, found),
-        Section("By pair of modalities", (*_some(found, "pairs"), directions(study))),
+        _parts(study, found),
         *_costs(analysis, found),
         *([Section("Runs that are not ok", (failures,))] if failures else []),
         Section("Optimizers", (provenance.settings(analysis.rows),)),
@@ -159,6 +160,13 @@ def _target(analysis: Analysis, pictures: Pictures) -> list[Section]:
     line = Paragraph(time_tables.target_line(analysis, target))
     grid = time_tables.target_table(analysis, target)
     return [Section("Time to a target", (line, grid, *_some(pictures, "targets", "profile")))]
+
+
+def _parts(study: Study, pictures: Pictures) -> Section:
+    """What the result is made of: pairs of modalities, or tasks."""
+    if study.protocol.workload.kind == "continual":
+        return Section("Task by task", (*_some(pictures, "forgetting", "tasks"), tasks(study)))
+    return Section("By pair of modalities", (*_some(pictures, "pairs"), directions(study)))
 
 
 def _costs(analysis: Analysis, pictures: Pictures) -> list[Section]:

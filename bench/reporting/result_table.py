@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
+from bench.continual.figures import TITLES, WITHIN_TASK
 from bench.reporting.document import Cell, Table, number, table
 from bench.reporting.findings import findings
 from bench.summary import (
@@ -19,6 +21,7 @@ from bench.summary import (
     rows,
     unit,
 )
+from bench.workload import WorkloadKind
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -29,11 +32,17 @@ if TYPE_CHECKING:
 Part = Literal["name", "quality", "cost"]
 NOTHING = "–"
 NAME_WIDTH = 24  # of the terminal's columns; longer names are folded
-LEGEND = (
-    "R@k in percent over all directions, ± the standard deviation over seeds; I↔T: R@1 image to text / text to image, "
-    "likewise audio; class: R@1 where any item of the query's class counts; loss: of training in the last epoch; "
-    "s/epoch: seconds of training; step: the optimizer's share of them; memory: peak; state: what the optimizer keeps"
+_COST = (
+    "loss: of training in the last epoch; s/epoch: seconds of training; step: the optimizer's share of them; memory: "
+    "peak; state: what the optimizer keeps"
 )
+LEGENDS: Mapping[WorkloadKind, str] = {
+    "retrieval": "R@k in percent over all directions, ± the standard deviation over seeds; I↔T: R@1 image to text / "
+    f"text to image, likewise audio; class: R@1 where any item of the query's class counts; {_COST}",
+    "continual": "accuracy: average over all tasks after the last, among all classes; forgetting: a task's best "
+    "accuracy − its last, mean of all tasks but the last, lower is better; transfer: its last − that right after the "
+    f"task; ± the standard deviation over seeds; within: accuracy among the classes of the own task; {_COST}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,31 +96,55 @@ def bytes_text(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def columns(table: Sequence[Row], primary: str = "avg_r1") -> list[Column]:
-    """The columns that the rows fill; the primary metric comes first where it is not the average R@1."""
-    pairs = {label: pair for label, pair in PAIRS.items() if any(f"{d}_r1" in r.metrics for r in table for d in pair)}
-    leading = f"{metric_title(primary)} {unit(primary)}".rstrip()
-    other = Column(leading, "quality", lambda row: _headline(row, primary), numbers=(leading, f"{leading} sd"))
-    first = [] if primary == "avg_r1" else [other]
-    class_level = [Column("class", "cost", lambda row: _estimate(row.class_r1))]
+def columns(table: Sequence[Row], primary: str = "avg_r1", kind: WorkloadKind = "retrieval") -> list[Column]:
+    """The columns that the rows fill; the primary metric comes first."""
+    quality, more = _of_tasks(table, primary) if kind == "continual" else _of_retrieval(table, primary)
     return [
         Column("optimizer", "name", lambda row: Cell(row.optimizer), text=True),
-        *first,
-        Column("R@1 %", "quality", lambda row: _headline(row, "avg_r1"), numbers=("R@1 %", "R@1 % sd")),
-        *(
-            Column(label, "quality", lambda row, pair=pair: _both(row, *pair), numbers=tuple(map(_r1, pair)))
-            for label, pair in pairs.items()
-        ),
+        *quality,
         Column("runs", "quality", lambda row: Cell(outcomes_text(row.outcomes)), text=True),
-        Column("R@5", "cost", lambda row: _estimate(row.metrics.get("avg_r5"))),
-        Column("R@10", "cost", lambda row: _estimate(row.metrics.get("avg_r10"))),
-        *(class_level if any(row.class_r1 for row in table) else []),
+        *more,
         Column("loss", "cost", lambda row: _estimate(row.loss, digits=3)),
         Column("s/epoch", "cost", lambda row: number(row.seconds_an_epoch, ".2f")),
         Column("step", "cost", lambda row: _share(row.step_share)),
         Column("memory", "cost", lambda row: bytes_cell(row.peak_bytes, row)),
         Column("state", "cost", lambda row: bytes_cell(row.state_bytes, row)),
     ]
+
+
+def _leading(metric: str, heading: str) -> Column:
+    """Mean and standard deviation of a metric."""
+    return Column(heading, "quality", lambda row: _headline(row, metric), numbers=(heading, f"{heading} sd"))
+
+
+def _titled(metric: str) -> Column:
+    return _leading(metric, f"{metric_title(metric)} {unit(metric)}".rstrip())
+
+
+def _of_retrieval(table: Sequence[Row], primary: str) -> tuple[list[Column], list[Column]]:
+    """R@k and the pairs of modalities: columns of quality, and those that stand beside cost."""
+    pairs = {label: pair for label, pair in PAIRS.items() if any(f"{d}_r1" in r.metrics for r in table for d in pair)}
+    first = [] if primary == "avg_r1" else [_titled(primary)]
+    class_level = [Column("class", "cost", lambda row: _estimate(row.class_r1))]
+    by_pair = [
+        Column(label, "quality", lambda row, pair=pair: _both(row, *pair), numbers=tuple(map(_r1, pair)))
+        for label, pair in pairs.items()
+    ]
+    return [*first, _leading("avg_r1", "R@1 %"), *by_pair], [
+        Column("R@5", "cost", lambda row: _estimate(row.metrics.get("avg_r5"))),
+        Column("R@10", "cost", lambda row: _estimate(row.metrics.get("avg_r10"))),
+        *(class_level if any(row.class_r1 for row in table) else []),
+    ]
+
+
+def _of_tasks(table: Sequence[Row], primary: str) -> tuple[list[Column], list[Column]]:
+    """The figures of the accuracy matrix and its last row."""
+    del table
+    first = [] if primary in TITLES else [_titled(primary)]
+    leading = [_leading(metric, f"{heading} %") for metric, heading in TITLES.items()]
+    leading.sort(key=lambda column: column.heading != f"{TITLES.get(primary)} %")
+    within = Column("within", "cost", lambda row: _estimate(row.metrics.get(WITHIN_TASK)))
+    return [*first, *leading], [within]
 
 
 def _r1(direction: str) -> str:
@@ -130,7 +163,9 @@ def bytes_cell(count: int, row: Row) -> Cell:
 def result(study: Study) -> Table:
     """One wide table: quality and cost."""
     found = rows(study)
-    return _table("result", "Quality and cost", found, columns(found, study.protocol.primary_metric), LEGEND + ".")
+    kind = study.protocol.workload.kind
+    chosen = columns(found, study.protocol.primary_metric, kind)
+    return _table("result", "Quality and cost", found, chosen, LEGENDS[kind] + ".")
 
 
 def directions(study: Study) -> Table:
@@ -146,6 +181,29 @@ def directions(study: Study) -> Table:
     ]
     note = "R@1/R@5/R@10 in percent, means over the runs that are ok; training: seconds a run, without evaluation."
     return _table("directions", "Retrieval in both directions", found, chosen, note)
+
+
+def tasks(study: Study) -> Table:
+    """The mean accuracy matrix of every optimizer: a row a task learned, a column a task looked at."""
+    lines = []
+    for row in rows(study):
+        found = mean_matrix(row)
+        for t, accuracies in enumerate(found, 1):
+            shown = [number(value, ".1f") if i <= t else Cell("") for i, value in enumerate(accuracies, 1)]
+            lines.append([Cell(row.optimizer), number(t, "d"), *shown])
+    count = max((len(line) - 2 for line in lines), default=0)
+    headings = ["optimizer", "after task", *(f"task {i}" for i in range(1, count + 1))]
+    note = ("Accuracy in percent on each task's test images after every task, among all classes seen so far; means "
+            "over the runs that are ok.")  # fmt: skip
+    return table("tasks", "Accuracy of every task after every task", headings, lines, text=["optimizer"], note=note)
+
+
+def mean_matrix(row: Row) -> list[list[float]]:
+    """The accuracy matrix, a mean over the row's ok runs; [] without one."""
+    records = [r.figures for r in row.ok if "accuracy_1_1" in r.figures]
+    T = sum(name.startswith("accuracy_1_") for name in records[0]) if records else 0
+    return [[fmean(figures[f"accuracy_{t}_{i}"] for figures in records) for i in range(1, T + 1)]
+            for t in range(1, T + 1)]  # fmt: skip
 
 
 def _direction(direction: str) -> Column:
@@ -167,12 +225,16 @@ def terminal_summary(study: Study) -> Group:
     from rich.text import Text
 
     table = rows(study)
-    chosen = columns(table, study.protocol.primary_metric)
-    title = f"{study.protocol.name} ({study.protocol.hash}): R@1 on the test split at the last epoch"
+    kind, primary = study.protocol.workload.kind, study.protocol.primary_metric
+    chosen = columns(table, primary, kind)
+    measured, beside = ("R@1", "R@5, R@10, loss and cost")
+    if kind == "continual":
+        measured, beside = TITLES.get(primary, metric_title(primary)), "accuracy within the own task, loss and cost"
+    title = f"{study.protocol.name} ({study.protocol.hash}): {measured} on the test split at the last epoch"
     shown = [
         Text(title, style="bold"),
         _terminal_table(table, [c for c in chosen if c.part != "cost"]),
-        Text("\nR@5, R@10, loss and cost", style="bold"),
+        Text(f"\n{beside}", style="bold"),
         _terminal_table(table, [c for c in chosen if c.part != "quality"]),
         Text(),
         *(Text(line) for line in [*bounds_lines(study), *claim_lines(study, table)]),

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from bench.continual.figures import PRIMARY as AVERAGE_ACCURACY
+from bench.continual.figures import WORST
 from bench.driver import Source, Watcher, drive
 from bench.errors import UsageError
 from bench.executor import Engine
 from bench.placement import Placement
 from bench.plan import TUNING_SEEDS, Run
 from bench.protocol import Protocol
-from bench.protocols import changed
+from bench.protocols import with_epochs
 from bench.ranking import OWN_FAILURES
 from bench.record import Outcome, RunRecord
 from bench.registry import Selected
@@ -33,6 +35,9 @@ def search_plans(request: Request, basis: Basis) -> list[SearchPlan]:
 
     Raises `UsageError` where a value is not allowed.
     """
+    if (metric := basis.protocol.primary_metric) in WORST:
+        raise UsageError(f"primary_metric is {metric!r}, which is not known of the validation split; allowed for a "
+                         f"search is {AVERAGE_ACCURACY}")  # fmt: skip
     stored = stored_plans(basis)
     request = settled(request, list(stored.values()))
     assert request.trials is not None
@@ -100,7 +105,8 @@ def _rung(request: Request, protocol: Protocol) -> Protocol | None:
 
 def _shortened(protocol: Protocol, epochs: int) -> Protocol:
     """The same rules in fewer epochs."""
-    return changed(protocol, {"epochs": epochs, "name": f"{protocol.name}-rung"}, f"--rung {epochs}")
+    shorter = with_epochs(protocol, epochs, f"--rung {epochs}")
+    return shorter.model_copy(update={"name": f"{protocol.name}-rung"})
 
 
 class Progress:
@@ -144,8 +150,9 @@ def trial_score(records: Iterable[RunRecord], metric: str) -> Score:
             test.append(record.metrics[metric])
         elif record.outcome in OWN_FAILURES:
             diverged += 1
-            validation.append(record.chance.get(metric, 0.0))
-            test.append(record.chance.get(metric, 0.0))
+            score = record.chance.get(metric, WORST.get(metric, 0.0))
+            validation.append(score)
+            test.append(score)
         else:
             return Score(validation=None, test=None, diverged=diverged)
     return Score(validation=fmean(validation), test=fmean(test), diverged=diverged)

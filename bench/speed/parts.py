@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from bench import bank, trainer
+from bench import bank, retrieval, trainer
 from bench.bank import Bank, runs_at_once
 from bench.datasets.samples import Samples
 from bench.executor import Shard
@@ -63,8 +63,8 @@ class _Watch:
             (bank, "bank_pair_losses", "forward"), (torch.Tensor, "backward", "backward"),
             (torch.autograd, "grad", "backward"), (nn.utils, "clip_grad_norm_", "clip"), (Bank, "_hand_out", "clip"),
             (optimizer, "step", "step"), (dataset, "training", "data"), (Samples, "take", "data"),
-            (Bank, "embeddings", "evaluation"), (trainer.Trainer, "_own_embeddings", "evaluation"),
-            (trainer, "embedding_scores", "evaluation"),
+            (Bank, "embeddings", "evaluation"), (trainer, "embeddings_alone", "evaluation"),
+            (retrieval, "embedding_scores", "evaluation"),
         ]  # fmt: skip
         with ExitStack() as stack:
             for owner, name, part in places:

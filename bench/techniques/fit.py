@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bench.datasets.samples import Dataset
 from bench.errors import UsageError
+from bench.kinds import KINDS
 from bench.protocol import Protocol
 from bench.spec import Need, OptimizerSpec
 from bench.techniques.checkpointing import encoders
-from bench.techniques.objective import Objective
+from bench.techniques.data import require_data
 from bench.techniques.stages import StageSwitch
 from bench.workload import roled_parameters
 
@@ -24,8 +25,9 @@ def require_techniques(spec: OptimizerSpec, protocol: Protocol) -> None:
 def require_fit(protocol: Protocol, dataset: Dataset) -> None:
     """Raise `UsageError` where a technique that is on does not suit the workload's network or data."""
     techniques, workload = protocol.techniques, protocol.workload
+    require_data(protocol, dataset)
     network = workload.example(dataset.network_options)
-    own = Objective(protocol, network, dataset).roled_parameters()
+    own = KINDS[workload.kind].objective(protocol, network, dataset).roled_parameters()
     if techniques.stages is not None:
         StageSwitch(techniques.stages, network, [*roled_parameters(network, workload.roles()), *own])
     if techniques.checkpointing is not None:

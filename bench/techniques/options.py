@@ -10,9 +10,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Equal = Literal["match", "text", "label"]
+
+
+def _several(value: Any) -> Any:
+    """One word for a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
 
 
 class _Options(BaseModel):
@@ -57,7 +65,7 @@ class Supervised(_Options):
 class MultiPositive(_Options):
     """Samples that are equal in one of `equal` are positives: captions of one image (match), texts, labels."""
 
-    equal: tuple[Literal["match", "text", "label"], ...] = Field(default=("match",), min_length=1)
+    equal: Annotated[tuple[Equal, ...], BeforeValidator(_several)] = Field(default=("match",), min_length=1)
 
 
 class SigLIP(_Options):
@@ -97,7 +105,11 @@ class Distillation(_Options):
 
 
 class ImageAugmentation(_Options):
-    """Random resized crop, flip, colour jitter and grey, in training alone."""
+    """Random resized crop, flip, colour jitter and grey, in training alone.
+
+    A crop has at least the share `smallest_crop` of the area; half of the images are mirrored. Brightness, contrast and
+    saturation are multiplied by 1 ± `jitter` at most; the share `grey` of the images loses its colours.
+    """
 
     smallest_crop: float = Field(default=0.7, gt=0, le=1)
     flip: bool = True
@@ -106,16 +118,38 @@ class ImageAugmentation(_Options):
 
 
 class TextAugmentation(_Options):
-    """A share of captions loses words, or gets synonyms of the user's table; short captions stay."""
+    """A share of captions loses words, or gets synonyms of the user's table; short captions stay.
+
+    `words` is the share of a caption's words that are changed: half are deleted, half replaced. `synonyms` has texts by
+    word, in lower case; without it nothing is replaced.
+    """
 
     captions: Share = 0.3
     words: Share = 0.1
     longest_kept: int = Field(default=3, ge=0)
     synonyms: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
+    @field_validator("synonyms")
+    @classmethod
+    def _words_by_word(cls, synonyms: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for word, others in synonyms.items():
+            if (
+                word.split() != [word]
+                or word != word.lower()
+                or not others
+                or not all(other.split() for other in others)
+            ):
+                raise ValueError(
+                    f"{word!r} stands for {list(others)}; allowed are a word in lower case and texts for it"
+                )
+        return synonyms
+
 
 class SpecAugment(_Options):
-    """Bands of time and frequency of a spectrogram are set to its mean; widths are shares of its size."""
+    """Bands of time and frequency of a spectrogram are set to its mean; widths are shares of its size.
+
+    A mask is as wide as its share at most, in time of the frames that are no padding.
+    """
 
     time_masks: int = Field(default=2, ge=0)
     time_width: Share = 0.1
@@ -124,14 +158,21 @@ class SpecAugment(_Options):
 
 
 class MixUp(_Options):
-    """Images are mixed with another's of the batch, λ ~ Beta(α, α), and so are the targets; or a box is cut in."""
+    """Images are mixed with another's of the batch, λ ~ Beta(α, α), and so are the targets; or a box is cut in.
+
+    One λ and one permutation a step; with "cutmix" a box of area 1 − λ is another image's.
+    """
 
     alpha: float = Field(default=0.2, gt=0)
     mode: Literal["mixup", "cutmix"] = "mixup"
 
 
 class Curriculum(_Options):
-    """Samples with captions over a length that grows with training are drawn less often."""
+    """Samples with captions over a length that grows with training are drawn less often.
+
+    A caption is as difficult as min(1, easiest + (1 − easiest) · its words / `words`), and weighs `weight_above` where
+    that is over easiest + (1 − easiest) · min(1, epochs done / (`full_at` · all epochs)), else 1. With replacement.
+    """
 
     words: int = Field(default=20, ge=1)
     easiest: float = Field(default=0.3, ge=0, le=1)
@@ -140,7 +181,7 @@ class Curriculum(_Options):
 
 
 class SemanticGroups(_Options):
-    """Batches made of groups of at least `size` samples of one match id; positives are by match id."""
+    """Batches made of groups of at least `size` samples of one match id; positives must be by match id or label."""
 
     size: int = Field(default=2, ge=2)
 
@@ -259,7 +300,7 @@ CHANGES_THE_LOSS = frozenset({
 })  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({
-    "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "test_time_training",
+    "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "semantic_groups", "test_time_training",
 })  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The losses of all pairs of modalities under a protocol's techniques: scale, positives, hard negatives, queue.
 
-Shapes: B batch, D embedding, K and J kinds of ids, S sides (see `bench.techniques.contrastive`).
+Shapes: B batch, D embedding, Q earlier samples, K kinds of ids, S sides (see `bench.techniques.contrastive`).
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ class PairLosses(nn.Module):
             return pair_losses(embeddings, targets.match_B, temperature=self._temperature,
                                multi_positive=self._kinds == ("match",))  # fmt: skip
         items = self._items(embeddings, targets)
+        hidden_BQ = None if self._techniques.queue is None else self.queue.hidden(self._ids(self._things, targets))
         hard, share = self._techniques.hard_negatives, 1.0 if targets.mixed is None else targets.mixed.share
         if hard is not None and targets.progress < hard.from_progress:
             hard = None
         names = [name for name in PAIR_ORDER if name in items]
-        return {f"{a}_{b}": mean_of_directions(items[a], items[b], lambda seen: self._loss(seen, hard), share)
-                for a, b in combinations(names, 2)}  # fmt: skip
+        return {f"{a}_{b}": mean_of_directions(items[a], items[b], lambda rows: self._loss(rows, hard), share,
+                                               hidden_BQ) for a, b in combinations(names, 2)}  # fmt: skip
 
     def _loss(self, seen: Rows, hard: HardNegatives | None) -> Tensor:
         if self._techniques.siglip is not None:
@@ -92,7 +93,7 @@ class PairLosses(nn.Module):
             hard_BC, factor = select(seen, limit), hard.factor
         logits_BC = logits(seen, self._scale(), hard_BC, factor)
         averaged = self._techniques.supervised is not None
-        return (averaged_loss if averaged else pooled_loss)(logits_BC, seen.positive_BC)
+        return (averaged_loss if averaged else pooled_loss)(logits_BC, seen.positive_BB)
 
     def _scale(self) -> Tensor | float:
         on = self._techniques
@@ -101,21 +102,20 @@ class PairLosses(nn.Module):
         return self.log_scale.clamp(max=self._log_limit).exp()
 
     def _items(self, embeddings: Mapping[str, Tensor], targets: Targets) -> dict[str, Items]:
-        """The modalities of a batch, images with the ids of both sides where they are mixed."""
+        """The modalities of a batch; images alone have two sides where they are mixed."""
+        positive_SKB, has_queue = self._ids(self._kinds, targets), self._techniques.queue is not None
+        return {name: Items(unit_BD=F.normalize(at_least_float32(x), dim=1),
+                            positive_SKB=positive_SKB if name == "image" else positive_SKB[:1],
+                            earlier_QD=self.queue.earlier(name) if has_queue else None)
+                for name, x in embeddings.items()}  # fmt: skip
+
+    @staticmethod
+    def _ids(kinds: tuple[str, ...], targets: Targets) -> Tensor:
+        """[S, K, B]: a batch's ids of some kinds, with those of the partners where images are mixed."""
         ids = {"place": torch.arange(len(targets.match_B), device=targets.match_B.device),
                "match": targets.match_B, "label": targets.label_B, "text": targets.text_B}  # fmt: skip
-        positive_SKB, thing_SJB = (torch.stack([_known(ids[kind]) for kind in kinds])[None]
-                                   for kinds in (self._kinds, self._things))  # fmt: skip
-
-        def sides(name: str, ids_SKB: Tensor) -> Tensor:
-            if name != "image" or targets.mixed is None:
-                return ids_SKB
-            return torch.cat([ids_SKB, ids_SKB[:, :, targets.mixed.partner_B]])
-
-        has_queue = self._techniques.queue is not None
-        return {name: Items(unit_BD=F.normalize(at_least_float32(x), dim=1), positive_SKB=sides(name, positive_SKB),
-                            thing_SJB=sides(name, thing_SJB), earlier=self.queue.earlier(name) if has_queue else None)
-                for name, x in embeddings.items()}  # fmt: skip
+        own_KB = torch.stack([_known(ids[kind]) for kind in kinds])
+        return own_KB[None] if targets.mixed is None else torch.stack([own_KB, own_KB[:, targets.mixed.partner_B]])
 
     @torch.no_grad()
     def end_step(self, embeddings: Mapping[str, Tensor], targets: Targets) -> None:
@@ -123,7 +123,8 @@ class PairLosses(nn.Module):
         if self._techniques.learned_temperature is not None:
             self.log_scale.clamp_(max=self._log_limit)
         if self._techniques.queue is not None:
-            self.queue.push(self._items(embeddings, targets))
+            units = {name: F.normalize(at_least_float32(x), dim=1) for name, x in embeddings.items()}
+            self.queue.push(units, self._ids(self._things, targets))
 
 
 def _changes_pairs(on: Techniques) -> bool:

@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.datasets.idx import read_idx
 from bench.datasets.samples import DataError
-from bench.datasets.spoken_digit_files import read_idx, read_recording
+from bench.datasets.spoken_digit_files import read_recording
 from bench.datasets.spoken_digits import SpokenDigits, check, digest
 
 IMAGES, LABELS = "mnist/t10k-images-idx3-ubyte.gz", "mnist/t10k-labels-idx1-ubyte.gz"
@@ -71,7 +72,7 @@ def test_hidden_files_are_passed_over(digits_copy: Path):
 def test_idx_file_is_read_in_row_order(tmp_path: Path):
     items = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     (tmp_path / "x").write_bytes(struct.pack(">4I", IDX_IMAGES, 2, 2, 3) + bytes(range(12)))
-    np.testing.assert_array_equal(read_idx(tmp_path / "x", (2, 3)), items)
+    np.testing.assert_array_equal(read_idx("set", tmp_path / "x", (2, 3)), items)
 
 
 @SEEDED
@@ -81,7 +82,7 @@ def test_idx_round_trip(shape: tuple[int, int, int], packed: bool, tmp_path_fact
     items = np.random.default_rng(shape).integers(0, 256, shape, dtype=np.uint8)
     content = idx(IDX_IMAGES, items)
     path.write_bytes(gzip.compress(content) if packed else content)
-    np.testing.assert_array_equal(read_idx(path, shape[1:]), items)
+    np.testing.assert_array_equal(read_idx("set", path, shape[1:]), items)
 
 
 @SEEDED
@@ -93,10 +94,10 @@ def test_any_bytes_are_labels_or_a_data_error(start: bytes, rest: bytes, tmp_pat
     path = tmp_path_factory.getbasetemp() / "any_bytes"
     path.write_bytes(start + rest)
     if start == struct.pack(">2I", IDX_LABELS, 3) and len(rest) == 3:
-        assert read_idx(path, ()).tolist() == list(rest)
+        assert read_idx("set", path, ()).tolist() == list(rest)
     else:
         with pytest.raises(DataError, match="any_bytes"):
-            read_idx(path, ())
+            read_idx("set", path, ())
 
 
 def test_recording_is_read_in_full_scale(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Losses of a pair of modalities: known answers, and the plain losses as cases of the general form."""
 
+from dataclasses import replace
 from math import exp, log
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from bench.objective import info_nce, multi_positive_info_nce
 from bench.techniques.contrastive import (
-    Earlier,
     Items,
     Rows,
     averaged_loss,
@@ -37,26 +37,20 @@ def vectors(count: int, seed: int, width: int = 5) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), **DOUBLE)
 
 
-def items(x_BD: Tensor, positive: list[Tensor], thing: Tensor | None = None, earlier: Earlier | None = None) -> Items:
+def items(x_BD: Tensor, positive: list[Tensor], earlier_QD: Tensor | None = None) -> Items:
     """Of one kind of ids; `positive` has a tensor of ids a side."""
-    sides = torch.stack([ids[None] for ids in positive])
-    things = sides if thing is None else thing[None, None]
-    return Items(unit_BD=F.normalize(x_BD, dim=1), positive_SKB=sides, thing_SJB=things, earlier=earlier)
-
-
-def earlier(x_QD: Tensor, thing_Q: Tensor, filled: int) -> Earlier:
-    return Earlier(unit_QD=F.normalize(x_QD, dim=1), thing_SJQ=thing_Q[None, None],
-                   filled_Q=torch.arange(len(x_QD)) < filled)  # fmt: skip
+    earlier_QD = None if earlier_QD is None else F.normalize(earlier_QD, dim=1)
+    return Items(unit_BD=F.normalize(x_BD, dim=1), positive_SKB=torch.stack([ids[None] for ids in positive]),
+                 earlier_QD=earlier_QD)  # fmt: skip
 
 
 def pooled(seen: Rows) -> Tensor:
-    return pooled_loss(logits(seen, 1 / 0.07), seen.positive_BC)
+    return pooled_loss(logits(seen, 1 / 0.07), seen.positive_BB)
 
 
 def seen(cosines: list[list[float]]) -> Rows:
     """Rows that each belong to the column of their number."""
-    return Rows(cosine_BC=torch.tensor(cosines, **DOUBLE),
-                positive_BC=torch.eye(len(cosines), len(cosines[0]), dtype=torch.bool))  # fmt: skip
+    return Rows(cosine_BB=torch.tensor(cosines, **DOUBLE), positive_BB=torch.eye(len(cosines), dtype=torch.bool))
 
 
 # ---------------------------------------------------------------------- the plain losses are cases
@@ -67,7 +61,7 @@ def seen(cosines: list[list[float]]) -> Rows:
 def test_with_a_place_as_id_it_is_info_nce(count: int, seed: int):
     a, b = vectors(count, seed), vectors(count, seed + 1)
     both = [items(x, [torch.arange(count)]) for x in (a, b)]
-    for loss in (pooled, lambda each: averaged_loss(logits(each, 1 / 0.07), each.positive_BC)):
+    for loss in (pooled, lambda each: averaged_loss(logits(each, 1 / 0.07), each.positive_BB)):
         torch.testing.assert_close(mean_of_directions(both[0], both[1], loss), info_nce(a, b, 0.07), **EXACT)
 
 
@@ -83,8 +77,9 @@ def test_with_match_ids_it_is_multi_positive_info_nce(ids: list[int], seed: int)
 @settings(max_examples=20, deadline=None)
 def test_places_of_a_queue_that_hold_nothing_change_nothing(count: int, size: int, seed: int):
     a, b, ids = vectors(count, seed), vectors(count, seed + 1), torch.arange(count)
-    empty = earlier(torch.zeros(size, 5, **DOUBLE), torch.full((size,), 99), filled=0)
-    found = mean_of_directions(items(a, [ids], earlier=empty), items(b, [ids], earlier=empty), pooled)
+    queue = NegativeQueue(["text"], size=size, width=5, kinds=1, sides=1).double()
+    both = [items(x, [ids], queue.earlier("text")) for x in (a, b)]
+    found = mean_of_directions(both[0], both[1], pooled, hidden_BQ=queue.hidden(ids[None, None]))
     torch.testing.assert_close(found, info_nce(a, b, 0.07), **EXACT)
 
 
@@ -100,9 +95,9 @@ def test_hard_negatives_that_count_once_change_nothing():
 def test_earlier_items_are_further_negatives_of_their_modality():
     """Orthonormal a = b, one earlier b orthogonal to all: rows of a see e against 1 + 1, rows of b e against 1."""
     eye = torch.eye(3, **DOUBLE)
-    queue = earlier(eye[2:], torch.tensor([7]), filled=1)
-    a, b = items(eye[:2], [torch.arange(2)]), items(eye[:2], [torch.arange(2)], earlier=queue)
-    found = mean_of_directions(a, b, lambda each: pooled_loss(logits(each, 1.0), each.positive_BC))
+    a, b = items(eye[:2], [torch.arange(2)]), items(eye[:2], [torch.arange(2)], eye[2:])
+    found = mean_of_directions(a, b, lambda each: pooled_loss(logits(each, 1.0), each.positive_BB),
+                               hidden_BQ=torch.zeros(2, 1, **DOUBLE))  # fmt: skip
     assert found.item() == pytest.approx((log(1 + 2 / exp(1)) + log(1 + 1 / exp(1))) / 2, abs=1e-12)
 
 
@@ -110,51 +105,47 @@ def test_earlier_items_are_further_negatives_of_their_modality():
 @settings(max_examples=30, deadline=None)
 def test_an_earlier_copy_of_an_item_is_no_negative_of_it(ids: list[int], queued: list[int]):
     """Against a loop over rows that leaves such columns out."""
-    count, match = len(ids), torch.tensor(ids)
-    a, b, q = vectors(count, 1), vectors(count, 2), vectors(len(queued), 3)
-    queue = earlier(q, torch.tensor(queued), filled=len(queued) - 1)
-    one = rows(items(a, [torch.arange(count)], match), items(b, [torch.arange(count)], match, queue), 0)
-    unit_a, unit_b, unit_q = (F.normalize(x, dim=1) for x in (a, b, q))
+    count, q = len(ids), vectors(len(queued), 3)
+    queue = NegativeQueue(["text"], size=7, width=5, kinds=1, sides=1).double()
+    queue.push({"text": F.normalize(q, dim=1)}, torch.tensor(queued)[None, None])
+    a, b = items(vectors(count, 1), [torch.arange(count)]), items(vectors(count, 2), [torch.arange(count)])
+    b = items(b.unit_BD, [torch.arange(count)], queue.earlier("text"))
+    found = pooled(rows(a, b, 0, queue.hidden(torch.tensor(ids)[None, None])))
     expected = []
     for i in range(count):
-        others = [unit_a[i] @ unit_b[j] for j in range(count)]
-        others += [unit_a[i] @ unit_q[j] for j in range(len(queued) - 1) if queued[j] != ids[i]]
+        others = [a.unit_BD[i] @ b.unit_BD[j] for j in range(count)]
+        others += [a.unit_BD[i] @ F.normalize(q, dim=1)[j] for j in range(len(queued)) if queued[j] != ids[i]]
         expected.append(torch.stack(others).mul(1 / 0.07).logsumexp(dim=0) - others[i] / 0.07)
-    torch.testing.assert_close(pooled(one), torch.stack(expected).mean(), **EXACT)
+    torch.testing.assert_close(found, torch.stack(expected).mean(), **EXACT)
 
 
-def batch_of(values: range) -> dict[str, Items]:
+def push(queue: NegativeQueue, values: range) -> None:
     x = torch.tensor([[float(v), 1.0] for v in values])
-    ids = torch.tensor(list(values))
-    return {name: items(sign * x, [ids], ids) for name, sign in (("text", 1), ("image", -1))}
+    queue.push({"text": x, "image": -x}, torch.tensor(list(values))[None, None])
 
 
 def test_a_full_queue_forgets_the_oldest():
     """Room for five: 0 to 2, then 3 to 5, whose last takes the place of 0; then eight at once, of which five stay."""
-    queue = NegativeQueue(["text", "image"], size=5, width=2, kinds=1, sides=1)
-    queue.push(batch_of(range(3)))
-    held = queue.earlier("text")
-    assert held.filled_Q.tolist() == [True] * 3 + [False] * 2 and held.thing_SJQ[0, 0, :3].tolist() == [0, 1, 2]
-    queue.push(batch_of(range(3, 6)))
-    held = queue.earlier("text")
-    assert held.filled_Q.all() and held.thing_SJQ[0, 0].tolist() == [5, 1, 2, 3, 4]
-    torch.testing.assert_close(held.unit_QD, F.normalize(torch.tensor([[v, 1.0] for v in (5, 1, 2, 3, 4)]), dim=1))
-    assert torch.equal(queue.earlier("image").unit_QD, -held.unit_QD)
-    queue.push(batch_of(range(6, 14)))
-    assert sorted(queue.earlier("image").thing_SJQ[0, 0].tolist()) == [9, 10, 11, 12, 13]
+    queue, stranger = NegativeQueue(["text", "image"], size=5, width=2, kinds=1, sides=1), torch.tensor([[[99]]])
+    push(queue, range(3))
+    assert queue.hidden(stranger).tolist() == [[0, 0, 0, -torch.inf, -torch.inf]]
+    assert queue.thing_SJQ[0, 0, :3].tolist() == [0, 1, 2]
+    push(queue, range(3, 6))
+    assert queue.hidden(stranger).tolist() == [[0] * 5] and queue.thing_SJQ[0, 0].tolist() == [5, 1, 2, 3, 4]
+    assert queue.earlier("text").tolist() == [[5, 1], [1, 1], [2, 1], [3, 1], [4, 1]]
+    assert torch.equal(queue.earlier("image"), -queue.earlier("text"))
+    push(queue, range(6, 14))
+    assert sorted(queue.thing_SJQ[0, 0].tolist()) == sorted(queue.earlier("text")[:, 0].tolist()) == [9, 10, 11, 12, 13]
 
 
-def test_both_sides_of_an_earlier_mixed_image_are_known():
-    """Image 0 was mixed with 5, then 5 with 0: neither is a negative of text 5."""
+def test_both_sides_of_what_was_mixed_are_known():
+    """Image 0 was mixed with 5, then 5 with 0: neither is a negative of 5, nor of what is mixed with 5 now."""
     queue = NegativeQueue(["image"], size=4, width=5, kinds=1, sides=2)
     own, partner = torch.tensor([0, 5, 8]), torch.tensor([5, 0, 8])
-    mixed = Items(unit_BD=F.normalize(vectors(3, 0), dim=1), positive_SKB=torch.stack([own[None], partner[None]]),
-                  thing_SJB=torch.stack([own[None], partner[None]]))  # fmt: skip
-    queue.push({"image": mixed})
-    texts = items(vectors(1, 1).float(), [torch.tensor([5])])
-    images = items(vectors(1, 2).float(), [torch.tensor([5])], earlier=queue.earlier("image"))
-    found = rows(texts, images, 0)
-    assert found.left_out_BC is not None and found.left_out_BC.tolist() == [[False, True, True, False, True]]
+    queue.push({"image": vectors(3, 0).float()}, torch.stack([own[None], partner[None]]))
+    out = -torch.inf
+    assert queue.hidden(torch.tensor([[[5, 7]]])).tolist() == [[out, out, 0, out], [0, 0, 0, out]]
+    assert queue.hidden(torch.tensor([[[7]], [[5]]])).tolist() == [[out, out, 0, out]]
 
 
 # ---------------------------------------------------------------------- hard negatives
@@ -164,7 +155,7 @@ def test_semi_hard_negatives_count_twice():
     """The mean positive is 0.8, so 0.75 and 0.65 lie in (0.6, 0.8); 0.85 is too hard, 0.6 is at the margin."""
     each = seen([[0.9, 0.75, 0.1], [0.85, 0.8, 0.65], [0.6, -0.2, 0.7]])
     assert semi_hard(each, 0.2).tolist() == [[False, True, False], [False, False, True], [False, False, False]]
-    found = pooled_loss(logits(each, 1.0, semi_hard(each, 0.2), factor=2.0), each.positive_BC)
+    found = pooled_loss(logits(each, 1.0, semi_hard(each, 0.2), factor=2.0), each.positive_BB)
     shares = [exp(0.9) / (exp(0.9) + 2 * exp(0.75) + exp(0.1)), exp(0.8) / (exp(0.85) + exp(0.8) + 2 * exp(0.65)),
               exp(0.7) / (exp(0.6) + exp(-0.2) + exp(0.7))]  # fmt: skip
     assert found.item() == pytest.approx(-sum(map(log, shares)) / 3, abs=1e-12)
@@ -178,13 +169,16 @@ def test_the_hardest_share_of_each_row_counts_twice():
     assert hardest(each, 0.01).sum(dim=1).tolist() == [1, 1, 1, 1]
 
 
-def test_what_is_left_out_is_neither_hard_nor_counted():
-    each = Rows(cosine_BC=torch.tensor([[0.9, 0.8, 0.7]]), positive_BC=torch.tensor([[True, False, False]]),
-                left_out_BC=torch.tensor([[False, True, False]]))  # fmt: skip
-    assert hardest(each, 1.0).tolist() == semi_hard(each, 0.5).tolist() == [[False, False, True]]
-    alone = Rows(cosine_BC=torch.ones(1, 2), positive_BC=torch.tensor([[True, False]]),
-                 left_out_BC=torch.tensor([[False, True]]))  # fmt: skip
-    assert not hardest(alone, 0.1).any()
+def test_what_is_hidden_is_neither_hard_nor_counted():
+    """The row sees three earlier items; the first is hidden. With all hidden there is nothing to choose from."""
+    hidden = torch.tensor([[-torch.inf, 0, 0]])
+    each = Rows(cosine_BB=torch.tensor([[0.9]]), positive_BB=torch.tensor([[True]]),
+                cosine_BQ=torch.tensor([[0.8, 0.7, 0.2]]), hidden_BQ=hidden)  # fmt: skip
+    assert hardest(each, 0.5).tolist() == semi_hard(each, 0.5).tolist() == [[False, False, True, False]]
+    share = exp(0.9) / (exp(0.9) + 2 * exp(0.7) + exp(0.2))
+    found = pooled_loss(logits(each, 1.0, hardest(each, 0.5), factor=2.0), each.positive_BB)
+    assert found.item() == pytest.approx(-log(share), abs=1e-6)
+    assert not hardest(replace(each, hidden_BQ=hidden - torch.inf), 0.1).any()
 
 
 # ---------------------------------------------------------------------- positives, sigmoid, mixed targets
@@ -202,7 +196,7 @@ def test_supervised_is_the_published_formula():
             expected -= sum(log(exp((x[i] @ y[p]).item() / tau) / below) for p in positives) / len(positives) / 10
     ids = [torch.tensor(labels)]
     found = mean_of_directions(items(a, ids), items(b, ids),
-                               lambda each: averaged_loss(logits(each, 1 / tau), each.positive_BC))  # fmt: skip
+                               lambda each: averaged_loss(logits(each, 1 / tau), each.positive_BB))  # fmt: skip
     assert found.item() == pytest.approx(expected, abs=1e-10)
 
 
@@ -245,14 +239,15 @@ def test_distillation_from_a_teacher_of_another_width():
 
 
 def _queued(a: Tensor, b: Tensor, scale: Tensor, averaged: bool) -> Tensor:
-    queue = earlier(vectors(3, 12), torch.tensor([0, 8, 9]), filled=2)
-    ids = [torch.tensor([0, 1, 0, 2])]
+    hidden = torch.zeros(4, 3, **DOUBLE)
+    hidden[0, 0] = hidden[:, 2] = -torch.inf
+    both = [items(x, [torch.tensor([0, 1, 0, 2])], vectors(3, 12)) for x in (a, b)]
 
     def loss(each: Rows) -> Tensor:
         found = logits(each, scale, hardest(each, 0.4), factor=2.0)
-        return (averaged_loss if averaged else pooled_loss)(found, each.positive_BC)
+        return (averaged_loss if averaged else pooled_loss)(found, each.positive_BB)
 
-    return mean_of_directions(items(a, ids, earlier=queue), items(b, ids, earlier=queue), loss)
+    return mean_of_directions(both[0], both[1], loss, hidden_BQ=hidden)
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_same_labels_of_earlier_steps_are_no_negatives_of_supervised_samples(few
 
 def test_equal_texts_are_positives(few: Protocol):
     """As with match ids that say the same."""
-    objective, *_ = built(few, 'multi_positive.equal=["match","text"]')
+    objective, *_ = built(few, "multi_positive.equal=text")
     text = torch.tensor([[5, 6], [7, 8], [5, 6], [9, 9], [1, 2], [7, 8]])
     batch = Samples(label_N=torch.zeros(6), match_N=torch.arange(6), text_NL=text)
     found = objective.of_batch(embeddings(), targets(text_B=objective.text_ids(batch)))
@@ -412,7 +412,10 @@ def test_a_teacher_that_is_not_as_it_was_is_refused(few: Protocol, stored: Calla
     ("content", "message"),
     [
         (b"GIF89a", "holds no weights of a run, or more than plain data and tensors"),
-        ({"dataset_options": {"noise": 0.2}}, "its dataset_options is .* allowed are weights of the same data"),
+        (
+            {"dataset_options": {"noise": 0.2}},
+            "its noise is 0.2 and the protocol's 0.04; allowed are weights of the same data",
+        ),
         ({"model": "os:system"}, "its network is os:system; allowed are bench's own, and the protocol's"),
         ({"state": {"x": torch.ones(1)}}, "Error.* in loading state_dict for MultiModalMemoryNetwork"),
     ],
@@ -464,3 +467,11 @@ def test_what_does_not_suit_network_or_data_is_said_before_anything_runs(
 def test_a_missing_teacher_is_named(few: Protocol):
     with pytest.raises(UsageError, match=r"teacher nowhere\.pt: No such file or directory"):
         with_techniques(few, ["distillation.teacher=nowhere.pt"])
+
+
+def test_techniques_that_exclude_each_other_are_named_without_all_others(few: Protocol):
+    with pytest.raises(UsageError) as caught:
+        with_techniques(few, ["siglip", "queue"])
+    found, text = "{'queue': {}, 'siglip': {'initial_scale': 10.0, 'initial_bias': -10.0}}", str(caught.value)
+    fault = "siglip and queue exclude each other; allowed is one of them"
+    assert text == f"--technique queue: techniques is {found}: {fault}"

@@ -30,12 +30,18 @@ from bench.reporting.figures.frame import (
     titled,
 )
 from bench.reporting.figures.looks import CROSS, MUTED, Look
-from bench.summary import AVERAGES, metric_title
+from bench.summary import HEADLINES, lower_is_better, metric_title
+from bench.workload import WorkloadKind
 
 Value = Callable[[CurvePoint], float | None]
 Limits = tuple[float, float]
 BANDS = 12  # optimizers up to which their intervals are drawn: more would be one grey
 FAILED_LINES = 10  # of an optimizer's failed runs that are drawn in full; all have their cross
+# What the metrics of a kind of workload are of, in titles.
+_SAID: Mapping[WorkloadKind, tuple[str, str, str]] = {
+    "retrieval": ("Retrieval", " of the test queries", ", mean of all directions"),
+    "continual": ("Accuracy", "", ", means over tasks"),
+}
 MARGIN = 0.04  # between the data and the axes, of their span
 
 
@@ -73,8 +79,10 @@ def loss_figure(analysis: Analysis, look: Look) -> Drawn | None:
 
 
 def retrieval_figure(analysis: Analysis, look: Look) -> Drawn | None:
-    """R@1, R@5 and R@10 over epochs, means of all directions; None without a curve of them."""
-    shown = [m for m in AVERAGES if any(m in p.metrics for curve in analysis.study.curves.values() for p in curve)]
+    """The study's leading metrics over epochs; None without a curve of them."""
+    kind = analysis.study.protocol.workload.kind
+    titles, (what, of, rest) = HEADLINES[kind], _SAID[kind]
+    shown = [m for m in titles if any(m in p.metrics for curve in analysis.study.curves.values() for p in curve)]
     if not shown:
         return None
     figure = Figure(figsize=(1 + 4 * len(shown), 4.8))
@@ -82,15 +90,17 @@ def retrieval_figure(analysis: Analysis, look: Look) -> Drawn | None:
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         known = known_bounds(analysis, metric)
         lines |= {str(line.get_label()): line for line in draw_bounds(known, axes.axhline)}
-        if not _panel(axes, analysis, look, partial(_metric, metric), known.values(), vanished=0):
+        if not _panel(
+            axes, analysis, look, partial(_metric, metric), known.values(), vanished=int(lower_is_better(metric))
+        ):
             return None
-        axes.set_title(f"{AVERAGES[metric]}, % of the test queries", fontweight="normal")
-    over_panels(figure, titled(analysis, "Retrieval over training, mean of all directions"))
+        axes.set_title(f"{titles[metric]}, %{of}", fontweight="normal")
+    over_panels(figure, titled(analysis, f"{what} over training{rest}"))
     optimizers_legend(figure, look, analysis.rows, list(lines.values()))
     metric = shown[0]
     ends = [f"{row.optimizer} {row.metrics[metric].mean:.2f}" for row in analysis.rows if metric in row.metrics]
-    return Drawn(figure, "Retrieval over training",
-                 f"{', '.join(AVERAGES[m] for m in shown)} over epochs: {_band(analysis)}. Mean {metric_title(metric)} "
+    return Drawn(figure, f"{what} over training",
+                 f"{', '.join(titles[m] for m in shown)} over epochs: {_band(analysis)}. Mean {metric_title(metric)} "
                  f"at the last epoch: {listed(ends, 'no run is ok')}; "
                  f"{bounds_text(known_bounds(analysis, metric))}.")  # fmt: skip
 
@@ -144,7 +154,9 @@ def _panel(axes: Axes, analysis: Analysis, look: Look, value: Value, levels: Ite
     span = _span(analysis, courses, value)
     if span is None:
         return False
-    limits = _set_limits(axes, (min(span[0], *levels, span[1]), max(*span, *levels)), from_zero=not vanished)
+    limits = _set_limits(
+        axes, (min(span[0], *levels, span[1]), max(*span, *levels)), from_zero=not vanished and span[0] >= 0
+    )
     for name, course in courses.items():
         axes.plot(course.epochs, course.mean, **look.line(name, len(course.epochs)))
         if len(analysis.rows) <= BANDS:

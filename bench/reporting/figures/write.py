@@ -19,6 +19,7 @@ from bench.reporting.figures.looks import Look, style
 from bench.reporting.figures.pairwise import pairs_matrix_figure
 from bench.reporting.figures.ranking import critical_difference_figure, rank_course_figure, ranks_figure
 from bench.reporting.figures.targets import profile_figure, targets_figure
+from bench.reporting.figures.tasks import forgetting_figure, tasks_figure
 from bench.reporting.figures.tradeoff import pareto_figure
 from bench.reporting.figures.tuning import budget_figure, parallel_figure, sensitivity_figure
 
@@ -36,6 +37,8 @@ FIGURES: Mapping[str, Callable[[Analysis, Look], Drawn | None]] = MappingProxyTy
     "targets": targets_figure,
     "profile": profile_figure,
     "pairs": pairs_figure,
+    "forgetting": forgetting_figure,
+    "tasks": tasks_figure,
     "pareto": pareto_figure,
     "sensitivity": sensitivity_figure,
     "budget": budget_figure,
