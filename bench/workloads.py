@@ -75,11 +75,15 @@ NLMM = "bench.models.nlmm:NestedMemoryNetwork"
 # there are 32,000 words.
 NLMM_POSITIONS: dict[str, JsonValue] = {"text_seq_len": 4096, "image_positions": 1024, "audio_frames": 8192}
 NLMM_SIZES: dict[str, dict[str, JsonValue]] = {
-    "test": {"latent_dim": 64, "num_heads": 4, "depth": [1, 1, 1], "mult": 2, "levels": 3, "memory_size": 4},
-    "nano": {"latent_dim": 192, "num_heads": 6, "depth": [2, 2, 2], "mult": 3, "levels": 2, "memory_size": 16},
-    "tiny": {"latent_dim": 512, "num_heads": 8, "depth": [6, 6, 6], "mult": 4, "levels": 3, "memory_size": 64},
-    "base": {"latent_dim": 768, "num_heads": 12, "depth": [8, 8, 8], "mult": 4, "levels": 3, "memory_size": 64},
-}  # nano 13,177,836, tiny 165,602,948, base 455,166,048
+    "test": {"latent_dim": 64, "num_heads": 4, "depth": [1, 1, 1], "mult": 1, "levels": 3,
+             "memory_size": 4, "scale_width": 21},
+    "nano": {"latent_dim": 192, "num_heads": 6, "depth": [2, 2, 2], "mult": 3, "levels": 2,
+             "memory_size": 16, "scale_width": 64},
+    "tiny": {"latent_dim": 512, "num_heads": 8, "depth": [6, 6, 6], "mult": 4, "levels": 3,
+             "memory_size": 64, "scale_width": 170},
+    "base": {"latent_dim": 768, "num_heads": 12, "depth": [8, 8, 8], "mult": 4, "levels": 3,
+             "memory_size": 64, "scale_width": 256},
+}  # fmt: skip  # nano 13,177,836, tiny 165,602,948, base 455,166,048
 _NLMM_WAYS: dict[str, JsonValue] = {"cms": "chain", "adapter_rank": 16, "dropout": 0.1}
 _CAPTIONS: dict[str, JsonValue] = {"reader": {}, "captions": "all", "absent": "error", "limit": None, "image": None,
                                    "audio": None}  # fmt: skip
@@ -249,7 +253,7 @@ WORKLOADS: dict[str, Workload] = {
             _audio(800),
             network=NLMM_SIZES["tiny"]
             | _NLMM_WAYS
-            | {"vocab_size": 8192, "image_size": 224, "patch_size": 16, "audio_frames": 800},
+            | {"vocab_size": 8192, "image_size": 224, "patch_size": 16, "image_positions": 196, "audio_frames": 800},
             model=NLMM,
         ),
         Workload(
@@ -265,6 +269,7 @@ WORKLOADS: dict[str, Workload] = {
                 "text_seq_len": 12,
                 "image_size": 32,
                 "patch_size": 8,
+                "image_positions": 16,
                 "audio_frames": 16,
                 "dropout": 0.0,
             },

@@ -61,6 +61,7 @@ class NestedMemoryNetwork(nn.Module):
         text_seq_len: int,
         image_size: int,
         patch_size: int,
+        image_positions: int,
         audio_frames: int,
         latent_dim: int,
         num_heads: int,
@@ -68,10 +69,9 @@ class NestedMemoryNetwork(nn.Module):
         mult: int,
         levels: int,
         memory_size: int,
+        scale_width: int,
         cms: Composition = "chain",
-        scale_width: int | None = None,
         adapter_rank: int = 16,
-        image_positions: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -80,18 +80,16 @@ class NestedMemoryNetwork(nn.Module):
         if len(depth) != len(MODALITIES) or min(depth) < 1:
             raise ValueError(f"depth is {list(depth)}; allowed are three counts >= 1: text, image, audio")
         D, H = latent_dim, num_heads
-        hidden = D // 3 if scale_width is None else scale_width
-        patches = image_positions or (image_size // patch_size) ** 2
         self.dropout_probability = dropout
         self.tokens = nn.ModuleDict({
             "text": TextTokens(vocab_size=vocab_size, width=D, positions=text_seq_len),
-            "image": ImageTokens(patch_size=patch_size, width=D, positions=patches),
+            "image": ImageTokens(patch_size=patch_size, width=D, positions=image_positions),
             "audio": AudioTokens(width=D, positions=audio_frames),
         })  # fmt: skip
 
         def block(count: int) -> Block:
             scale = initial_scale(count)
-            attention = FastWeightAttention(D, H, scale, scale_width=hidden)
+            attention = FastWeightAttention(D, H, scale, scale_width=scale_width)
             return Block(attention, ContinuumMemory(D, mult, levels, cms, scale), D, count)
 
         counts = dict(zip(MODALITIES, depth, strict=True))
