@@ -11,7 +11,7 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster"
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json
@@ -25,7 +25,7 @@ cluster-test: $(VENV)/.test
 
 # `kill -9` at random moments, runs that hang, full disks: about four minutes, and ten more with BENCH_KILLS=100.
 crash-test: $(VENV)/.test
-	$(BIN)/pytest -n 2 -o timeout=3600 -m kills tests/test_crashes.py tests/search/test_tune.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -o timeout=3600 -m kills tests/test_crashes.py tests/search/test_tune.py
 
 baseline: $(VENV)/.test
 	$(BIN)/bench run --protocol mini --epochs 8 --optimizers sgd,adamw,gda2,universal_muon_preserve --study baseline; \

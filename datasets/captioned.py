@@ -141,9 +141,6 @@ class CaptionedData(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(self._text_tokenizer(), text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return queries.imagenet_pixels(image_N3HW)
-
     def _text_tokenizer(self) -> Tokenizer:
         return CharacterTokenizer() if self._tokenizer is None else SubwordTokenizer.from_json(self._tokenizer)
 

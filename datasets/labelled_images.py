@@ -181,9 +181,6 @@ class LabelledImages(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(CharacterTokenizer(), text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return queries.imagenet_pixels(image_N3HW)
-
     @property
     def digest(self) -> str:
         return self._digest

@@ -184,7 +184,10 @@ class Dataset(ABC):
                 for ids, counts in runs]  # fmt: skip
 
     def pixels(self, image_N3HW: Tensor) -> Tensor:
-        """Images [N, 3, H, W] as people see them, between 0 and 1; each stretched to its own range by default."""
+        """Images [N, 3, H, W] as people see them, between 0 and 1; stretched to their own range where that is lost."""
+        if (levels := self.pixel_levels) is not None:
+            mean, deviation = (image_N3HW.new_tensor(x).view(3, 1, 1) for x in (levels.mean, levels.deviation))
+            return (image_N3HW * deviation + mean).clamp(0, 1)
         low, high = (x.view(-1, 1, 1, 1) for x in image_N3HW.flatten(1).aminmax(dim=1))
         return (image_N3HW - low) / (high - low).clamp_min(1e-6)
 

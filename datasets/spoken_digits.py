@@ -193,9 +193,6 @@ class SpokenDigits(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(TOKENIZER, text_NL, mask_NL)
 
-    def pixels(self, image_N3HW: Tensor) -> Tensor:
-        return (image_N3HW * PIXEL_DEVIATION + PIXEL_MEAN).clamp(0, 1)
-
     @property
     def digest(self) -> str:
         return self._digest
