@@ -212,13 +212,6 @@ def require_equal_data(files: Sequence[Weights]) -> None:
                              "are weights of the same data")  # fmt: skip
 
 
-def require_retrieval(files: Sequence[Weights]) -> None:
-    """Raise `UsageError` where a file is of a workload that retrieves nothing."""
-    for weights in files:
-        if (kind := weights.head.protocol.workload.kind) != "retrieval":
-            raise UsageError(f"{weights.path}: its workload is of kind {kind!r}; allowed is 'retrieval'")
-
-
 def require_own_code(files: Sequence[Weights], given: Protocol | None) -> None:
     """Raise `UsageError` where a file names code that is not bench's own and that the user has not named too.
 

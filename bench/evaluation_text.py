@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bench.reporting.result_table import NOTHING
-from bench.summary import AVERAGES, PAIRS, limit_lines, metric_title, pools_line, unit
+from bench.summary import PAIRS, limit_lines, metric_title, pools_line, unit
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -20,9 +20,9 @@ def view(found: Evaluated) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    protocol, primary = found.protocol, found.protocol.primary_metric
+    protocol = found.protocol
     lines = [line] if (line := pools_line(found.pools, found.split)) else []
-    lines += limit_lines(primary, AVERAGES, lambda metric: (found.chance.get(metric), found.ceiling.get(metric)))
+    lines += limit_lines(protocol, lambda metric: (found.chance.get(metric), found.ceiling.get(metric)))
     if found.class_chance["avg_r1"] != found.chance["avg_r1"]:
         lines.append(f"chance of R@1 where any item of the class counts: {found.class_chance['avg_r1']:.2f} %")
     title = f"{protocol.name} ({protocol.hash}): retrieval in percent on the {found.split} split"

@@ -42,4 +42,8 @@ class Kind(ABC):
 
     @abstractmethod
     def findings(self, trainer: Trainer) -> dict[str, Any]:
-        """Fields of the record: what the scores lie between, what they were measured on, and further figures."""
+        """Fields of the record: what the scores lie between, and what they were measured on."""
+
+    @abstractmethod
+    def figures(self, trainer: Trainer) -> dict[str, float]:
+        """Further figures of the record, by name."""

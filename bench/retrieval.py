@@ -47,3 +47,7 @@ class Retrieval(Kind):
             "class_chance": chance_level(dataset, "test", modalities, "label"),
             "ceiling": ceiling(dataset, "test", modalities),
         }
+
+    def figures(self, trainer: Trainer) -> dict[str, float]:
+        del trainer
+        return {}

@@ -28,6 +28,7 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.data import changed_modalities
 from bench.techniques.fit import require_fit, require_techniques
 from bench.techniques.selection import with_techniques
 from bench.weights import read_start
@@ -148,7 +149,7 @@ def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: D
 def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     """The protocol's data, after everything that can be wrong before training has been looked at."""
     kind = KINDS[protocol.workload.kind]
-    dataset = protocol.workload.check(data_dir)
+    dataset = protocol.workload.check(data_dir, changed_modalities(protocol.techniques))
     metrics = kind.metric_names(protocol, dataset)
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")

@@ -15,6 +15,7 @@ from bench.wording import counted
 from bench.workload import WorkloadKind
 
 if TYPE_CHECKING:
+    from bench.protocol import Protocol
     from bench.study import Study
 
 DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
@@ -178,19 +179,17 @@ def bounds(study: Study, metric: str) -> tuple[float | None, float | None]:
 def bounds_lines(study: Study) -> list[str]:
     """The pools, chance and ceiling of the averages and of the primary metric, and the lowest loss the data allow."""
     pools = next((r.pools for r in study.records if r.pools), {})
-    leading = HEADLINES[study.protocol.workload.kind]
     lines = [line] if (line := pools_line(pools, "test")) else []
-    lines += limit_lines(study.protocol.primary_metric, leading, lambda metric: bounds(study, metric))
+    lines += limit_lines(study.protocol, lambda metric: bounds(study, metric))
     if (level := _class_chance(study)) is not None:
         lines.append(f"chance of R@1 where any item of the class counts: {level:.2f} %")
     best = min((r.best_loss for r in study.records if r.best_loss is not None), default=None)
     return lines if best is None else [*lines, f"lowest expected loss these data allow: {best:.3f}"]
 
 
-def limit_lines(
-    primary: str, leading: Mapping[str, str], bounds_of: Callable[[str], tuple[float | None, float | None]]
-) -> list[str]:
+def limit_lines(protocol: Protocol, bounds_of: Callable[[str], tuple[float | None, float | None]]) -> list[str]:
     """Chance and ceiling of the leading metrics and of the primary one, as far as `bounds_of` a metric are known."""
+    primary, leading = protocol.primary_metric, HEADLINES[protocol.workload.kind]
     labels = leading if primary in leading else {primary: metric_title(primary), **leading}
     limits = {label: (*bounds_of(metric), unit(metric)) for metric, label in labels.items()}
     chance = [f"{label} {low:.2f} {sign}".rstrip() for label, (low, _, sign) in limits.items() if low is not None]

@@ -190,9 +190,9 @@ class Trainer:
             )
             if start is not None and protocol.start is not None and protocol.start.optimizer_state:
                 self._take_over(start)
+        self._noise_seed = role_seed(run.seed, "augmentation")
         # The streams of batches, noise and dropout go on where those of the weights' own run would have.
         self.epochs_before, self.steps_before = (0, 0) if start is None else (start.head.epoch, start.head.step)
-        self._noise_seed = role_seed(run.seed, "augmentation")
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -281,7 +281,7 @@ class Trainer:
         groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
         for group, rate, multipliers_of_stages in groups:
             group["lr"] = rate * multipliers_of_stages[stage] * factor
-        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.stream_step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
@@ -349,7 +349,7 @@ class Trainer:
     @property
     def figures(self) -> dict[str, float]:
         """What the run counted beyond metrics, by name."""
-        return {} if self.cadence is None else self.cadence.figures
+        return {**self.kind.figures(self), **({} if self.cadence is None else self.cadence.figures)}
 
     def test_time_figures(self) -> dict[str, float]:
         """What test-time training changes on the test split, where the protocol has it; {} else."""

@@ -163,6 +163,14 @@ class LabelledImages(Dataset):
     def pools(self, split: HeldOut) -> Sequence[RowSamples]:
         return [self._rows[split].items(name) for name in ("text", "image")]
 
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, RowSamples)
+        return training.words(self._texts, CharacterTokenizer)
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return NORMALISED
+
     def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         if modality == "image":
             return queries.imagenet_row(Path(source), self._image_size, self._image_size), None
@@ -173,13 +181,8 @@ class LabelledImages(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(CharacterTokenizer(), text_NL, mask_NL)
 
-    def words(self, training: SampleSource) -> TextWords | None:
-        assert isinstance(training, RowSamples)
-        return training.words(self._texts, CharacterTokenizer)
-
-    @property
-    def pixel_levels(self) -> PixelLevels:
-        return NORMALISED
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return queries.imagenet_pixels(image_N3HW)
 
     @property
     def digest(self) -> str:

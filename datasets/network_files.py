@@ -106,6 +106,9 @@ class WithNetworkFiles(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return self._dataset.captions(text_NL, mask_NL)
 
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return self._dataset.pixels(image_N3HW)
+
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor | None:
         return self._dataset.matcher_scores(split, first, second)
 

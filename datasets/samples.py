@@ -153,6 +153,21 @@ class Dataset(ABC):
         del batch_size
         return None
 
+    def words(self, training: SampleSource) -> Words | None:
+        """The words of the captions of `training`, which `training` has given; None where none are known."""
+        del training
+        return None
+
+    @property
+    def pixel_levels(self) -> PixelLevels | None:
+        """What black and white are in its images; None where that is not known."""
+        return None
+
+    @property
+    def augments(self) -> Mapping[str, str]:
+        """Techniques of a protocol that options of the data carry out in training themselves, with those options."""
+        return {}
+
     def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         """A user's own text, or image or sound file, as one row of that modality's input, and its mask.
 
@@ -169,27 +184,9 @@ class Dataset(ABC):
                 for ids, counts in runs]  # fmt: skip
 
     def pixels(self, image_N3HW: Tensor) -> Tensor:
-        """Images [N, 3, H, W] as people see them, between 0 and 1; stretched to their own range where that is lost."""
-        if (levels := self.pixel_levels) is not None:
-            mean, deviation = (image_N3HW.new_tensor(x).view(3, 1, 1) for x in (levels.mean, levels.deviation))
-            return (image_N3HW * deviation + mean).clamp(0, 1)
+        """Images [N, 3, H, W] as people see them, between 0 and 1; each stretched to its own range by default."""
         low, high = (x.view(-1, 1, 1, 1) for x in image_N3HW.flatten(1).aminmax(dim=1))
         return (image_N3HW - low) / (high - low).clamp_min(1e-6)
-
-    def words(self, training: SampleSource) -> Words | None:
-        """The words of the captions of `training`, which `training` has given; None where none are known."""
-        del training
-        return None
-
-    @property
-    def pixel_levels(self) -> PixelLevels | None:
-        """What black and white are in its images; None where that is not known."""
-        return None
-
-    @property
-    def augments(self) -> Mapping[str, str]:
-        """Techniques of a protocol that options of the data carry out in training themselves, with those options."""
-        return {}
 
     @property
     def digest(self) -> str | None:

@@ -169,6 +169,17 @@ class SpokenDigits(Dataset):
     def held_out(self, split: HeldOut) -> Samples:
         return self._samples[split]
 
+    def words(self, training: SampleSource) -> TextWords | None:
+        assert isinstance(training, Samples)
+        if training.text_NL is None:
+            return None
+        return TextWords(texts=CAPTIONS, place_N=training.label_N.cpu(),
+                         encode=lambda text: TOKENIZER.encode_batch([text], TEXT_LENGTH))  # fmt: skip
+
+    @property
+    def pixel_levels(self) -> PixelLevels:
+        return PIXEL_LEVELS
+
     def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
         """As the set has them; of an image see `like_mnist`."""
         if modality == "text":
@@ -182,16 +193,8 @@ class SpokenDigits(Dataset):
     def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
         return queries.captions(TOKENIZER, text_NL, mask_NL)
 
-    def words(self, training: SampleSource) -> TextWords | None:
-        assert isinstance(training, Samples)
-        if training.text_NL is None:
-            return None
-        return TextWords(texts=CAPTIONS, place_N=training.label_N.cpu(),
-                         encode=lambda text: TOKENIZER.encode_batch([text], TEXT_LENGTH))  # fmt: skip
-
-    @property
-    def pixel_levels(self) -> PixelLevels:
-        return PIXEL_LEVELS
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return (image_N3HW * PIXEL_DEVIATION + PIXEL_MEAN).clamp(0, 1)
 
     @property
     def digest(self) -> str:

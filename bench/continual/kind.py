@@ -65,7 +65,11 @@ class Continual(Kind):
         sequence = _tasks_of(trainer).sequence
         names = [PRIMARY, *accuracy_names(sequence.tasks)]
         chance = {**dict.fromkeys(names, 100 / sequence.classes), WITHIN_TASK: 100 / sequence.classes_per_task}
-        return {"chance": chance, "figures": entries(matrix(trainer.curve, sequence))}
+        return {"chance": chance}
+
+    def figures(self, trainer: Trainer) -> dict[str, float]:
+        """The accuracy matrix as far as it goes."""
+        return entries(matrix(trainer.curve, _tasks_of(trainer).sequence))
 
 
 def matrix(curve: Iterable[CurvePoint], sequence: TaskSequence) -> list[list[float]]:

@@ -75,16 +75,6 @@ def test_weights_of_other_data_are_no_ensemble(bench, study, tmp_path: Path):
     assert "(dataset_options.noise 0.04 → 0.5); allowed in an ensemble are weights of the same data" in done.err
 
 
-def test_weights_of_another_kind_of_workload_are_refused(bench, study, tmp_path: Path):
-    found = read_weights(study.runs[0] / "last.pt")
-    protocol = changed(found.head.protocol, {"workload": {"kind": "continual"}}, "test")
-    head = found.head.model_copy(update={"protocol": protocol, "protocol_hash": protocol.hash})
-    write_weights(tmp_path / "last.pt", packed(head, found.network, {}, None))
-    for command in (("evaluate",), ("demo", "--item", 0), ("continue", "--epochs", 1)):
-        done = bench(*command, tmp_path / "last.pt")
-        assert done.code == 2 and "its workload is of kind 'continual'; allowed is 'retrieval'" in done.err
-
-
 def test_weights_of_another_network_are_refused(bench, study, tmp_path: Path):
     found = read_weights(study.runs[0] / "last.pt")
     network = {name: value for name, value in found.network.items() if name != "type_vectors"}
