@@ -68,7 +68,7 @@ def execute(
             for point in trainer.epochs(keeper):
                 on_epoch(point)
                 weights.after_epoch(trainer, point)
-            metrics = _Metrics(trainer.curve[-1].metrics, *trainer.final_metrics())
+            metrics = _Metrics(trainer.curve[-1].metrics, *trainer.final_metrics(), trainer.test_time_figures())
             weights.at_end(trainer, metrics.validation)
     except (StoppedError, StorageError, LostProcessError):
         raise
@@ -128,6 +128,7 @@ class _Metrics:
     test: dict[str, float] = field(default_factory=dict)
     validation: dict[str, float] = field(default_factory=dict)
     by_class: dict[str, float] = field(default_factory=dict)
+    test_time: dict[str, float] = field(default_factory=dict)
 
 
 def _traceback() -> str:
@@ -147,8 +148,9 @@ def _plain(text: str) -> str:
 
 def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str, Any]:
     """The fields of the record of a run that could be set up."""
+    found = trainer.kind.findings(trainer)
     return {
-        **trainer.kind.findings(trainer),
+        **found,
         "metrics": metrics.test,
         "validation_metrics": metrics.validation,
         "class_metrics": metrics.by_class,
@@ -164,7 +166,7 @@ def _findings(trainer: Trainer, metrics: _Metrics, outcome: Outcome) -> dict[str
         ),
         "diagnostics": trainer.updates.diagnostics(trainer.skipped_steps),
         "environment": environment.environment(trainer.device),
-        "figures": trainer.figures,
+        "figures": {**found.get("figures", {}), **trainer.figures, **metrics.test_time},
     }
 
 

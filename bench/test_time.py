@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from bench.errors import UsageError
 from bench.metrics import directions, embedding_scores, query_scores
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.statistics.bootstrap import bootstrap_means
+
+if TYPE_CHECKING:
+    from bench.protocol import Protocol as BenchProtocol
 
 BATCH = 32  # items that the memories take in at once: as many as the standard protocols train on
 
@@ -106,6 +109,14 @@ def test_time_effect(
         relative_change=change / size if size else None,
         metrics_off=scores[0], metrics_on=scores[1],
     )  # fmt: skip
+
+
+def require_adapting(protocol: BenchProtocol, network: nn.Module, dataset: Dataset) -> None:
+    """Raise `UsageError` where test-time training has nothing to change, or nothing to show, in a protocol's runs."""
+    _adapting(network)
+    if (kind := protocol.workload.kind) != "retrieval":
+        raise UsageError(f"test-time training: the workload is of kind {kind!r}; allowed is 'retrieval'")
+    _require_batches(dataset.pools("test"), "test", protocol.batch_size)
 
 
 def _adapting(network: nn.Module) -> Adapting:

@@ -50,6 +50,7 @@ from bench.techniques.data import changed_modalities
 from bench.techniques.mixing import mixed_batch
 from bench.techniques.order import decided_order
 from bench.techniques.stages import StageSwitch
+from bench.test_time import test_time_effect
 from bench.together import Member
 from bench.workload import Workload, roled_parameters
 
@@ -349,6 +350,16 @@ class Trainer:
     def figures(self) -> dict[str, float]:
         """What the run counted beyond metrics, by name."""
         return {**self.kind.figures(self), **({} if self.cadence is None else self.cadence.figures)}
+
+    def test_time_figures(self) -> dict[str, float]:
+        """What test-time training changes on the test split, where the protocol has it; {} else."""
+        if self.protocol.techniques.test_time_training is None:
+            return {}
+        with self._timed("evaluation"):
+            return test_time_effect(
+                self.model, self.dataset, "test", lambda: autocast(self.protocol, self.device),
+                metric=self.protocol.primary_metric, batch=self.protocol.batch_size,
+            ).figures()  # fmt: skip
 
     def has_non_finite_loss(self) -> bool:
         """Whether the latest step's loss is NaN or infinite."""

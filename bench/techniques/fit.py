@@ -10,6 +10,7 @@ from bench.spec import Need, OptimizerSpec
 from bench.techniques.checkpointing import encoders
 from bench.techniques.data import require_data
 from bench.techniques.stages import StageSwitch
+from bench.test_time import require_adapting
 from bench.workload import roled_parameters
 
 
@@ -32,3 +33,5 @@ def require_fit(protocol: Protocol, dataset: Dataset) -> None:
         StageSwitch(techniques.stages, network, [*roled_parameters(network, workload.roles()), *own])
     if techniques.checkpointing is not None:
         encoders(network)
+    if techniques.test_time_training is not None:
+        require_adapting(protocol, network, dataset)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from kept_weights import CPU
+from kept_weights import CPU, run_of, together
 from torch import Tensor, nn
 
 from bench import test_time
@@ -18,6 +18,7 @@ from bench.protocol import Protocol
 from bench.protocols import changed
 from bench.seeding import torch_seeded, weights_fingerprint
 from bench.step import autocast
+from bench.techniques.fit import require_fit
 
 ITEMS = 8
 
@@ -179,3 +180,20 @@ def test_the_command_says_where_there_is_nothing_to_adapt(bench: Callable, study
     monkeypatch.setattr(MultiModalMemoryNetwork, "forward_adapting", lambda self, inputs, masks: self(inputs, masks))
     done = bench("evaluate", study.runs[0] / "last.pt", "--test-time-training")
     assert done.code == 2 and done.err.count("\n") == 1 and "‖Δ‖ is 0; allowed is more than 0" in done.err
+
+
+def test_a_protocol_with_it_has_the_effect_in_its_records_and_the_same_metrics(tiny: Protocol):
+    """The figures are those of the run's last weights; without it there are none, and the hash is another."""
+    on = changed(tiny, {"techniques": {"test_time_training": {}}}, "test")
+    plain, record = together(run_of(tiny)), together(run_of(on))
+    assert record.outcome == "ok" and record.metrics == plain.metrics and plain.figures == {}
+    assert record.figures["test_time_off"] == pytest.approx(record.metrics["avg_r1"])
+    assert record.figures["test_time_change"] > 0 and on.hash != tiny.hash
+    low, difference, high = (record.figures[f"test_time_{name}"] for name in ("low", "difference", "high"))
+    assert low <= difference <= high
+
+
+def test_a_protocol_whose_test_split_is_one_batch_is_refused_before_it_runs(tiny: Protocol):
+    one = changed(tiny, {"batch_size": 32, "techniques": {"test_time_training": {}}}, "test")
+    with pytest.raises(UsageError, match="24 items are one batch of 32"):
+        require_fit(one, one.workload.build_dataset(None, CPU))
