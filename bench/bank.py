@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.datasets.samples import HeldOut, Samples
+from bench.embeddings import embeddings_together
 from bench.errors import UsageError
 from bench.models.dropout import BankDropout
-from bench.models.multimodal_memory import NO_DROPOUT, MultiModalMemoryNetwork
+from bench.models.multimodal_memory import MultiModalMemoryNetwork
 from bench.models.multimodal_memory_bank import NetworkBank
 from bench.objective import bank_pair_losses
 from bench.placement import Placement
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 MOST_PARAMETERS = 2_000_000  # of networks that are bound by the number of operators; larger ones gain nothing on a CPU
 ALONE = {Need.CLOSURE, Need.SECOND_ORDER, Need.TRAIN_EVAL_SWITCH}
-
-
-EVALUATION_BATCH = 100  # of each run
 
 
 def bankable(protocol: Protocol, device: torch.device, network: nn.Module) -> bool:
@@ -103,7 +101,7 @@ class Bank:
         protocol, workload = first.protocol, first.protocol.workload
         self._network.gather()
         for trainer in self.trainers:
-            trainer.dropout.start_step(trainer.step)
+            trainer.dropout.start_step(trainer.stream_step)
         inputs = _stacked([batch.inputs() for batch in batches])
         with autocast(protocol, first.device):
             embeddings = self._network.forward(
@@ -137,20 +135,11 @@ class Bank:
     @torch.no_grad()
     def embeddings(self, split: HeldOut) -> list[dict[str, Tensor]]:
         """Every trainer's embeddings of the pools of a held-out split; see `Trainer.embeddings`."""
-        first, K = self.trainers[0], len(self.trainers)
+        first = self.trainers[0]
         self._network.gather()
-        parts: list[dict[str, list[Tensor]]] = [{} for _ in self.trainers]
-        for pool in first.dataset.pools(split):
-            for start in range(0, len(pool), EVALUATION_BATCH):
-                batch = pool.take(slice(start, start + EVALUATION_BATCH))
-                inputs, masks = ({name: x.expand(K, *x.shape) for name, x in each.items()}
-                                 for each in (batch.inputs(), batch.masks()))  # fmt: skip
-                with autocast(first.protocol, first.device):
-                    found = self._network.forward(inputs, masks, NO_DROPOUT, training=False)
-                for name, x in found.items():
-                    for own, collected in zip(x.float(), parts, strict=True):
-                        collected.setdefault(name, []).append(own)
-        return [{name: torch.cat(xs) for name, xs in own.items()} for own in parts]
+        return embeddings_together(
+            self._network, len(self.trainers), first.dataset, split, first.protocol, first.device
+        )
 
 
 def _stacked(each: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

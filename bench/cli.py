@@ -17,7 +17,10 @@ from bench.commands.cache import cache_command
 from bench.commands.check import check_command
 from bench.commands.clean import clean_command
 from bench.commands.compare import compare_command
+from bench.commands.continue_ import continue_command
+from bench.commands.demo import demo_command
 from bench.commands.doctor import doctor_command
+from bench.commands.evaluate import evaluate_command
 from bench.commands.export import export_command
 from bench.commands.list import list_command
 from bench.commands.merge import merge_command
@@ -44,6 +47,7 @@ COMMANDS = (
     run_command, tune_command, ablate_command, report_command, list_command, compare_command, power_command,
     rank_command, score_command, check_command, baseline_group, doctor_command, speed_group, export_command,
     status_command, merge_command, clean_command, schema_command, cache_command, verify_data_command,
+    evaluate_command, demo_command, continue_command,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

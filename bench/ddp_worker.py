@@ -35,7 +35,7 @@ def follow(ranks: Ranks, device: torch.device) -> None:
                         time_limit=placement.time_limit, ranks=ranks)  # fmt: skip
         try:
             record = execute(run, device=device, data_dir=placement.data_dir, command=placement.command, keeper=keeper,
-                             ranks=ranks)  # fmt: skip
+                             ranks=ranks, study=store.path)  # fmt: skip
         except StoppedError:
             continue
         if not ranks.settled(failed=record.outcome in FAILURES):

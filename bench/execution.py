@@ -22,6 +22,8 @@ from bench.techniques.options import CHANGES_THE_LOSS
 from bench.telemetry import DeviceWatch
 from bench.together import Member
 from bench.trainer import DivergedError, Trainer
+from bench.weight_keeping import WeightKeeper
+from bench.weights import Weights, read_start
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
@@ -38,9 +40,12 @@ def execute(
     keeper: Keeper | None = None,
     member: Member | None = None,
     ranks: Ranks | None = None,
+    weights: WeightKeeper | None = None,
+    study: Path | None = None,
 ) -> RunRecord:
     """Carry out a run, from the state that `keeper` has of it where there is one, beside others where it is a `member`,
-    by several processes where it has `ranks`.
+    by several processes where it has `ranks`. `weights` are kept on the way; a run that goes on from stored ones finds
+    them in the folder `study`.
 
     `on_start` is told the epochs it has behind it, `on_epoch` each one that follows. Raises only what is no result:
     `StoppedError` where the run was asked to end early, `StorageError` where something could not be stored,
@@ -48,20 +53,23 @@ def execute(
     """
     trainer: Trainer | None = None
     outcome, failure, metrics = Outcome.OK, None, _Metrics()
-    keeper, watch = keeper or Keeper(), DeviceWatch(device)
+    keeper, weights, watch = keeper or Keeper(), weights or WeightKeeper(), DeviceWatch(device)
     try:
         with watch, globally_seeded(role_seed(run.seed, "optimizer")):
-            generators = generator_states()
-            trainer = Trainer(run, device, data_dir, member, ranks)
+            generators, start = generator_states(), _start(run, study)
+            trainer = Trainer(run, device, data_dir, member, ranks, start)
             if (state := keeper.restored(trainer.identity())) and _goes_on(trainer, state):
                 keeper.count(state["seconds"]["total"])
             elif state:
                 set_generator_states(generators)
-                trainer = Trainer(run, device, data_dir, member, ranks)
+                trainer = Trainer(run, device, data_dir, member, ranks, start)
             on_start(trainer.curve)
+            weights.begin(trainer)
             for point in trainer.epochs(keeper):
                 on_epoch(point)
+                weights.after_epoch(trainer, point)
             metrics = _Metrics(trainer.curve[-1].metrics, *trainer.final_metrics())
+            weights.at_end(trainer, metrics.validation)
     except (StoppedError, StorageError, LostProcessError):
         raise
     except DivergedError as error:
@@ -80,6 +88,19 @@ def execute(
     if trainer is None:
         return record
     return record.model_copy(update={**_findings(trainer, metrics, outcome), "device_use": watch.use()})
+
+
+def _start(run: Run, study: Path | None) -> Weights | None:
+    """The weights that a run goes on from; None where they are fresh ones.
+
+    Raises `ValueError` where they are not in the study, or not as they were.
+    """
+    start = run.protocol.start
+    if start is None:
+        return None
+    if study is None:
+        raise ValueError(f"protocol {run.protocol.name!r}: start: goes on from weights of a study, and there is none")
+    return read_start(study, start.sha256)
 
 
 def _goes_on(trainer: Trainer, state: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ Shapes: Q queries, N candidates in the pool.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 
 import torch
@@ -91,11 +91,16 @@ def scores_of_similarities(
 
     Keys: r1, r5, r10 (hit@k of any positive), mrr, mean_rank, median_rank. Every query needs a positive.
     """
+    return _scores(_all_counts(chunks), at)
+
+
+def _all_counts(chunks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Every query's `_counts`, [Q, 3]."""
     # Numbers, not tensors: a small tensor kept behind every freed block keeps the allocator from using it again.
     counts: list[list[int]] = []
     for block in _blocks(chunks):
         counts.extend(torch.stack(_counts(*block), dim=1).tolist())
-    return _scores(torch.tensor(counts), at)
+    return torch.tensor(counts)
 
 
 def _blocks(chunks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -202,11 +207,36 @@ def retrieval(query_QD: Tensor, pool_ND: Tensor, query_ids: Tensor, pool_ids: Te
 
     Raises `NonFiniteEmbeddingError` where an embedding is not finite: arg-max over NaN would score 1/N.
     """
-    for name, x in (("query", query_QD), ("pool", pool_ND)):
-        if not torch.isfinite(x).all():
-            raise NonFiniteEmbeddingError(f"{name} embeddings hold {int((~torch.isfinite(x)).sum())} non-finite values")
-    query, pool = F.normalize(query_QD.float(), dim=1), F.normalize(pool_ND.float(), dim=1)
-    return scores_of_similarities(_chunks(lambda part: query[part] @ pool.T, query_ids, pool_ids))
+    return mean_retrieval([(query_QD, pool_ND)], query_ids, pool_ids)
+
+
+def mean_retrieval(pairs: Sequence[tuple[Tensor, Tensor]], query_ids: Tensor, pool_ids: Tensor) -> dict[str, float]:
+    """`retrieval` by the mean of several networks' cosine similarities, each of its own queries and pool."""
+    (query, pool), *others = [(unit_rows("query", query), unit_rows("pool", pool)) for query, pool in pairs]
+
+    def similarity(part: slice) -> Tensor:
+        total = query[part] @ pool.T
+        for other_query, other_pool in others:
+            total += other_query[part] @ other_pool.T
+        return total / len(pairs) if others else total
+
+    return scores_of_similarities(_chunks(similarity, query_ids, pool_ids))
+
+
+def query_scores(query_QD: Tensor, pool_ND: Tensor, query_ids: Tensor, pool_ids: Tensor, kind: str) -> Tensor:
+    """Each query's own score, [Q] float64, of a metric that is the mean over queries: rK or mrr, in percent."""
+    query, pool = unit_rows("query", query_QD), unit_rows("pool", pool_ND)
+    g, e, p = _all_counts(_chunks(lambda part: query[part] @ pool.T, query_ids, pool_ids)).unbind(dim=1)
+    if kind == "mrr":
+        return 100 * _expected_reciprocal_rank(g.double(), e.double(), p.double())
+    return 100 * hit_probability(g, e, p, int(kind.removeprefix("r")))
+
+
+def unit_rows(name: str, x_ND: Tensor) -> Tensor:
+    """Every row at length 1, float32; `name` is for the `NonFiniteEmbeddingError` where one is not finite."""
+    if not torch.isfinite(x_ND).all():
+        raise NonFiniteEmbeddingError(f"{name} embeddings hold {int((~torch.isfinite(x_ND)).sum())} non-finite values")
+    return F.normalize(x_ND.float(), dim=1)
 
 
 def scores_of_matcher(score_QN: Tensor, ids_N: Tensor) -> dict[str, float]:
@@ -235,12 +265,19 @@ def embedding_scores(embeddings: Mapping[str, Tensor], ids: Tensor | Mapping[str
 
     Pools of unlike sizes, such as five captions an image, have their ids by modality; one tensor serves all alike.
     """
-    by_modality = ids if isinstance(ids, Mapping) else dict.fromkeys(embeddings, ids)
-    if set(by_modality) != set(embeddings):
-        raise ValueError(f"ids are of {', '.join(by_modality)}; embeddings are of {', '.join(embeddings)}")
-    for name, x in embeddings.items():
-        if len(x) != len(by_modality[name]):
-            raise ValueError(f"{name}: {len(x)} embeddings have {len(by_modality[name])} ids; one each is needed")
+    return ensemble_scores([embeddings], ids)
+
+
+def ensemble_scores(members: Sequence[Mapping[str, Tensor]], ids: Tensor | Mapping[str, Tensor]) -> dict[str, float]:
+    """`embedding_scores` of several networks, which rank by the mean of their similarities."""
+    names = tuple(members[0])
+    by_modality = ids if isinstance(ids, Mapping) else dict.fromkeys(names, ids)
+    for embeddings in members:
+        if set(by_modality) != set(embeddings):
+            raise ValueError(f"ids are of {', '.join(by_modality)}; embeddings are of {', '.join(embeddings)}")
+        for name, x in embeddings.items():
+            if len(x) != len(by_modality[name]):
+                raise ValueError(f"{name}: {len(x)} embeddings have {len(by_modality[name])} ids; one each is needed")
     return all_directions(
-        lambda a, b: retrieval(embeddings[a], embeddings[b], by_modality[a], by_modality[b]), tuple(embeddings)
+        lambda a, b: mean_retrieval([(each[a], each[b]) for each in members], by_modality[a], by_modality[b]), names
     )

@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.errors import UsageError
 from bench.registry import PLUGIN_FAULTS
+from bench.seeding import torch_seeded
 from bench.spec import OptimizerSpec, ParameterGroups, Role, RoledParameter
 
 Factors = tuple[float, ...]  # on a parameter's rate: one a stage of training
@@ -89,13 +90,36 @@ def _ones(factors: Factors) -> bool:
 
 
 def require_multipliers(spec: OptimizerSpec, hyperparameters: Mapping[str, Any], factors: Iterable[float]) -> None:
-    """Raise `UsageError` where the entry cannot have several groups and there are multipliers."""
+    """Raise `UsageError` where there are multipliers and the entry cannot have several groups, or has one rate for all.
+
+    Two steps are taken with two parameters that differ in their multiplier alone.
+    """
     if all(factor == 1 for factor in factors):
         return
-    roled = [RoledParameter(name=name, parameter=nn.Parameter(torch.zeros(2, 2)), role=Role.HIDDEN_MATRIX)
-             for name in ("a", "b")]  # fmt: skip
     try:
-        build(spec, roled, hyperparameters, [(0.5,), (1.0,)])
+        halved, plain = _moved(spec, hyperparameters)
     except PLUGIN_FAULTS as error:
         line = " ".join(str(error).split())
         raise UsageError(f"optimizer {spec.name}: cannot have rate_multipliers: {line}") from None
+    if torch.equal(halved, plain) and plain.any():
+        raise UsageError(f"optimizer {spec.name}: cannot have rate_multipliers: all of its groups move at one rate")
+
+
+def _moved(spec: OptimizerSpec, hyperparameters: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """How far equal parameters go by equal gradients, the first at half of the rate."""
+    from bench.contracts.subject import Subject
+
+    start, gradient = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), torch.tensor([[0.3, 0.1], [-0.2, 0.4]])
+    parameters = [nn.Parameter(start.clone()) for _ in range(2)]
+    roled = [RoledParameter(name=name, parameter=parameter, role=Role.HIDDEN_MATRIX)
+             for name, parameter in zip(("halved", "plain"), parameters, strict=True)]  # fmt: skip
+    subject = Subject(spec=spec, hyperparameters=hyperparameters)
+    with torch_seeded(0):
+        optimizer, by_group = build(spec, roled, hyperparameters, [(0.5,), (1.0,)])
+        for group, (factor,) in zip(optimizer.param_groups, by_group, strict=True):
+            group["lr"] *= factor
+        subject.ready(optimizer)
+        for _ in range(2):
+            subject.apply(optimizer, parameters, [gradient, gradient])
+    halved, plain = (parameter.detach() - start for parameter in parameters)
+    return halved, plain

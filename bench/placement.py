@@ -29,6 +29,7 @@ class Placement(BaseModel):
     whose record is a failure, `repeat` all. A run is given up after `time_limit` seconds; its state is kept at the
     first epoch's end that comes `checkpoint_seconds` after the last time, and, where given, every `checkpoint_steps`
     steps. A worker takes up to `batch_runs` runs at once where they may share passes; no result depends on how many.
+    `save_best` and `save_last` keep weights of each run, as `bench.weights` has it.
     `parallel` is "runs" (a worker has runs for itself) or "ddp": `workers` processes share each batch of one run, as
     `bench.ddp` has it.
     """
@@ -49,6 +50,8 @@ class Placement(BaseModel):
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     checkpoint_steps: int | None = None
     batch_runs: int = BATCH_RUNS
+    save_best: bool = False
+    save_last: bool = False
 
     def __str__(self) -> str:
         if self.parallel == "ddp":
@@ -74,6 +77,8 @@ class PlacementOptions(TypedDict, total=False):
     checkpoint_seconds: float | None
     checkpoint_steps: int | None
     batch_runs: int | None
+    save_best: bool
+    save_last: bool
 
 
 def placed(**options: Unpack[PlacementOptions]) -> Placement:

@@ -28,7 +28,7 @@ from bench.workload import Workload
 
 NOT_HASHED = {"name", "title", "seeds", "rates", "settings"}
 # Hashed only where they say something: a protocol without them keeps the hash that it had before there were any.
-HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "techniques", "cadence")
+HASHED_WHERE_SET = ("schedule_options", "rate_multipliers", "start", "techniques", "cadence")
 _WORKLOAD_NOT_HASHED = {"name", "title"}
 
 
@@ -40,6 +40,15 @@ def _none_by_name(value: Any) -> Any:
 def _levels_by_name(value: Any) -> Any:
     """The same for levels, whose array is a list once a function has seen it."""
     return tuple(value) if isinstance(value, list) else _none_by_name(value)
+
+
+class Start(BaseModel):
+    """What runs begin with instead of fresh weights: a file of `bench.weights`, and whether its optimizer goes on."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    optimizer_state: bool
 
 
 class Protocol(BaseModel):
@@ -76,6 +85,7 @@ class Protocol(BaseModel):
     seeds: int = Field(default=5, ge=1)
     rates: Literal["default", "documents"] = "default"
     settings: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    start: Start | None = Field(default=None, description="of runs that go on from stored weights; see bench continue")
     techniques: Techniques = Techniques()
 
     @model_validator(mode="after")

@@ -28,8 +28,10 @@ from bench.spec import OptimizerSpec
 from bench.store import Store, study_name
 from bench.study import Study, load_study
 from bench.suggestions import unknown
+from bench.techniques.data import changed_modalities
 from bench.techniques.fit import require_fit, require_techniques
 from bench.techniques.selection import with_techniques
+from bench.weights import read_start
 
 if TYPE_CHECKING:
     from bench.datasets.samples import Dataset
@@ -147,7 +149,7 @@ def _matrix_warnings(protocol: Protocol, specs: Sequence[OptimizerSpec], data: D
 def _checked(protocol: Protocol, data_dir: Path | None) -> Dataset:
     """The protocol's data, after everything that can be wrong before training has been looked at."""
     kind = KINDS[protocol.workload.kind]
-    dataset = protocol.workload.check(data_dir)
+    dataset = protocol.workload.check(data_dir, changed_modalities(protocol.techniques))
     metrics = kind.metric_names(protocol, dataset)
     if protocol.primary_metric not in metrics:
         raise UsageError(f"protocol {protocol.name!r}: {unknown('primary_metric', protocol.primary_metric, metrics)}")
@@ -165,8 +167,11 @@ def carry_out(plan: Plan, watcher: Watcher, engine: Engine | None = None, *, rac
     """Run what is missing and return the study with all its records of the plan's protocol.
 
     With `race`, optimizers that cannot be the best any more run no further seeds (see `bench.racing`). Several
-    processes may carry out plans of one study at once. Raises `UsageError` where there are too few seeds for a race.
+    processes may carry out plans of one study at once. Raises `UsageError` where there are too few seeds for a race,
+    `BadRecordError` where the weights that the protocol begins with are not in the study.
     """
+    if (start := plan.protocol.start) is not None:
+        read_start(plan.store.path, start.sha256)
     raced = RaceSource(plan.runs, plan.missing, plan.store, plan.protocol) if race else None
     plan.store.write_protocol(plan.protocol)
     write_request(plan.store, plan.runs, plan.placement.command, race=race)
@@ -206,8 +211,8 @@ def run(
     (images or clips a split), `techniques` (names, or `name.key=value`), `rates` (default, documents or tuned; by
     default the protocol's), `overrides` (an entry to settings, as `{"adamw": {"lr": 3e-4}}`), `results`, `study`,
     `engine`, `address`, `device`, `data_dir`, `parallel`, `workers`, `threads`, `retry_failed`, `time_limit` and
-    `checkpoint_seconds` (seconds), `checkpoint_steps`. Raises `UsageError` where a value is not allowed; nothing is
-    written then but decoded data in the cache.
+    `checkpoint_seconds` (seconds), `checkpoint_steps`, `save_best`, `save_last`. Raises `UsageError` where a value is
+    not allowed; nothing is written then but decoded data in the cache.
     """
     plan = prepare(optimizers, seeds=seeds, **options)
     return carry_out(plan, watcher or Watcher(), race=race)

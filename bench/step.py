@@ -213,10 +213,14 @@ class OptimizerStep:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
-        if state["scaler"]:  # empty without mixed precision, and then refused
-            self._scaler.load_state_dict(state["scaler"])
+        self.restore_scale(state["scaler"])
         self.skipped, self.last_losses = state["skipped"], state["last_losses"].to(self._device)
         self._step_timer.carry(state["seconds"])
+
+    def restore_scale(self, scaler: Mapping[str, Any]) -> None:
+        """Go on with the loss scale of a `state`."""
+        if scaler:  # empty without mixed precision, and then refused
+            self._scaler.load_state_dict(dict(scaler))
 
 
 def _twice_differentiable() -> AbstractContextManager[Any]:

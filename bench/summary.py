@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from bench.wording import counted
 from bench.workload import WorkloadKind
 
 if TYPE_CHECKING:
+    from bench.protocol import Protocol
     from bench.study import Study
 
 DESCRIPTIVE_SEEDS = 3  # up to here intervals are so wide that no ranking is claimed
@@ -177,31 +178,35 @@ def bounds(study: Study, metric: str) -> tuple[float | None, float | None]:
 
 def bounds_lines(study: Study) -> list[str]:
     """The pools, chance and ceiling of the averages and of the primary metric, and the lowest loss the data allow."""
-    primary = study.protocol.primary_metric
-    leading = HEADLINES[study.protocol.workload.kind]
-    labels = leading if primary in leading else {primary: metric_title(primary), **leading}
-    limits = {label: (*bounds(study, metric), unit(metric)) for metric, label in labels.items()}
-    chance = [f"{label} {low:.2f} {sign}".rstrip() for label, (low, _, sign) in limits.items() if low is not None]
-    ceiling = [f"{label} {high:.2f} {sign}".rstrip() for label, (_, high, sign) in limits.items() if high is not None]
-    lines = [line] if (line := _pools_line(study)) else []
-    lines += [f"chance: {', '.join(chance)}"] if chance else []
-    known = f"ceiling (best possible matcher): {', '.join(ceiling)}"
-    lines.append(known if ceiling else "ceiling: not known; 100 % is not excluded")
+    pools = next((r.pools for r in study.records if r.pools), {})
+    lines = [line] if (line := pools_line(pools, "test")) else []
+    lines += limit_lines(study.protocol, lambda metric: bounds(study, metric))
     if (level := _class_chance(study)) is not None:
         lines.append(f"chance of R@1 where any item of the class counts: {level:.2f} %")
     best = min((r.best_loss for r in study.records if r.best_loss is not None), default=None)
     return lines if best is None else [*lines, f"lowest expected loss these data allow: {best:.3f}"]
 
 
-def _pools_line(study: Study) -> str:
-    """What retrieval searched among, and the directions that averages are over; "" where no record says."""
-    pools = next((r.pools for r in study.records if r.pools), {})
+def limit_lines(protocol: Protocol, bounds_of: Callable[[str], tuple[float | None, float | None]]) -> list[str]:
+    """Chance and ceiling of the leading metrics and of the primary one, as far as `bounds_of` a metric are known."""
+    primary, leading = protocol.primary_metric, HEADLINES[protocol.workload.kind]
+    labels = leading if primary in leading else {primary: metric_title(primary), **leading}
+    limits = {label: (*bounds_of(metric), unit(metric)) for metric, label in labels.items()}
+    chance = [f"{label} {low:.2f} {sign}".rstrip() for label, (low, _, sign) in limits.items() if low is not None]
+    ceiling = [f"{label} {high:.2f} {sign}".rstrip() for label, (_, high, sign) in limits.items() if high is not None]
+    lines = [f"chance: {', '.join(chance)}"] if chance else []
+    known = f"ceiling (best possible matcher): {', '.join(ceiling)}"
+    return [*lines, known if ceiling else "ceiling: not known; 100 % is not excluded"]
+
+
+def pools_line(pools: Mapping[str, int], split: str) -> str:
+    """What retrieval searched among, and the directions that averages are over; "" where that is not known."""
     if not pools:
         return ""
     items = ", ".join(counted(count, _ITEMS[name]) for name, count in pools.items())
     letters = {name[0] for name in pools}
     shown = [d.upper().replace("2", "→") for pair in PAIRS.values() for d in pair if {d[0], d[2]} <= letters]
-    return f"retrieval among the test split's {items}; averages over {', '.join(shown)}"
+    return f"retrieval among the {split} split's {items}; averages over {', '.join(shown)}"
 
 
 def _class_chance(study: Study) -> float | None:

@@ -23,6 +23,7 @@ from bench.clock import Clock
 from bench.datasets.network_files import WithNetworkFiles
 from bench.datasets.samples import Dataset, HeldOut, Samples, SampleSource
 from bench.diagnostics import DivergenceWatch, UpdateWatch
+from bench.embeddings import embeddings_alone
 from bench.kinds import KINDS
 from bench.metrics import NonFiniteEmbeddingError
 from bench.models.dropout import DropoutStream
@@ -55,9 +56,8 @@ from bench.workload import Workload, roled_parameters
 if TYPE_CHECKING:
     from bench.ddp import Ranks
     from bench.protocol import Protocol
+    from bench.weights import Weights
     from bench.workload import FileNetwork
-
-EVALUATION_BATCH = 256
 
 
 class DivergedError(ArithmeticError):
@@ -109,7 +109,7 @@ def _optimizer(
     return CadencedOptimizer(protocol.cadence, roled, build, protocol.clip_norm), factors
 
 
-def _with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
+def with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, device: torch.device) -> Dataset:
     """The data with what the network's frozen encoders make of it, where it has any."""
     if not isinstance(dataset, WithNetworkFiles):
         return dataset
@@ -135,7 +135,7 @@ def resident_dataset(workload_json: str, data_dir: Path | None, device: str) -> 
 
 
 class Trainer:
-    """One run from fresh weights to its record; holds what changes over the run's steps.
+    """One run from fresh weights, or those of `start`, to its record; holds what changes over the run's steps.
 
     With `ranks` it is one of the processes that carry out the run, each of which has a trainer.
     """
@@ -147,6 +147,7 @@ class Trainer:
         data_dir: Path | None = None,
         member: Member | None = None,
         ranks: Ranks | None = None,
+        start: Weights | None = None,
     ) -> None:
         protocol, workload = run.protocol, run.protocol.workload
         self.run, self.protocol, self.device, self.kind = run, protocol, device, KINDS[workload.kind]
@@ -156,13 +157,17 @@ class Trainer:
             self.dataset = _planned_data(run, data_dir, device)
             with torch_seeded(role_seed(run.seed, "init")):
                 self.model = workload.build_model(self.dataset.network_options)
+            if start is not None:
+                self.model.load_state_dict(start.network)
             self.initial_weights = weights_fingerprint(self.model)
             self.model.to(device)
-            self.dataset = _with_frozen_results(self.dataset, self.model, protocol, device)
+            self.dataset = with_frozen_results(self.dataset, self.model, protocol, device)
             if ranks is not None:
                 ranks.use_global_statistics(self.model)
             with torch_seeded(role_seed(run.seed, "objective")):
                 self.objective = self.kind.objective(protocol, self.model, self.dataset).to(device)
+            if start is not None:
+                self.objective.load_state_dict(start.objective)
             own = self.objective.roled_parameters()
             # What is trained: names of the network's parameters alone where the loss has none.
             trained = nn.ModuleDict({"network": self.model, "objective": self.objective}) if own else self.model
@@ -182,7 +187,11 @@ class Trainer:
             self.take_step = OptimizerStep(
                 self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
             )
+            if start is not None and protocol.start is not None and protocol.start.optimizer_state:
+                self._take_over(start)
         self._noise_seed = role_seed(run.seed, "augmentation")
+        # The streams of batches, noise and dropout go on where those of the weights' own run would have.
+        self.epochs_before, self.steps_before = (0, 0) if start is None else (start.head.epoch, start.head.step)
         self._ranks, self._processes = ranks, 1 if ranks is None else ranks.size
         self._member = member if member is not None and ranks is None and joins(self) else None
         self._foreign = 0.0  # seconds just counted that were other runs'
@@ -209,6 +218,11 @@ class Trainer:
         size, batch = self.dataset.training_size, self.protocol.batch_size
         return size // batch if self.protocol.drop_last else -(-size // batch)
 
+    @property
+    def stream_step(self) -> int:
+        """The number of the step under way in the stream of dropout masks."""
+        return self.steps_before + self.step
+
     def train(self, until: int, check: Callable[[], None] = lambda: None) -> None:
         """The steps of the epoch under way up to number `until`, `check` called before each.
 
@@ -233,7 +247,7 @@ class Trainer:
     def _epoch_data(self) -> tuple[SampleSource, Tensor]:
         """The training samples of the epoch under way, and the order in which it visits them."""
         if self._data is None:
-            epoch = self.epoch + 1
+            epoch = self.epochs_before + self.epoch + 1
             samples = self._training_samples(epoch, self._noise_seed)
             order_seed = role_seed(self.run.seed, "order")
             order = decided_order(self.protocol, self.dataset, samples, order_seed, epoch)
@@ -266,14 +280,14 @@ class Trainer:
         groups = zip(self.optimizer.param_groups, self.base_rates, self.rate_factors, strict=True)
         for group, rate, multipliers_of_stages in groups:
             group["lr"] = rate * multipliers_of_stages[stage] * factor
-        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.step)
+        batch, mixed = mixed_batch(batch, self.protocol.techniques.mixup, self._noise_seed, self.stream_step)
         evaluation = None
         if self._member is not None:
             evaluation, foreign = self._member.evaluation(self, batch)
             self._foreign += foreign
         watch = self.updates.observe(self.cadence) if watched else nullcontext()
         progress = self.epoch / self.protocol.epochs
-        evaluation = self.take_step(batch, self.step, watch, evaluation, progress=progress, mixed=mixed)
+        evaluation = self.take_step(batch, self.stream_step, watch, evaluation, progress=progress, mixed=mixed)
         self.step += 1
         self.samples += len(batch) * self._processes
         return evaluation
@@ -304,23 +318,10 @@ class Trainer:
     def embeddings(self, split: HeldOut) -> dict[str, Tensor]:
         """Embeddings [N, D] of every modality's items in the pools of a held-out split, float32."""
         if self._member is None:
-            return self._own_embeddings(split)
+            return embeddings_alone(self.model, self.dataset, split, self.protocol, self.device)
         embeddings, foreign = self._member.embeddings(self, split)
         self._foreign += foreign
         return embeddings
-
-    @torch.inference_mode()
-    def _own_embeddings(self, split: HeldOut) -> dict[str, Tensor]:
-        self.model.eval()
-        parts: dict[str, list[Tensor]] = {}
-        for pool in self.dataset.pools(split):
-            for start in range(0, len(pool), EVALUATION_BATCH):
-                batch = pool.take(slice(start, start + EVALUATION_BATCH))
-                with autocast(self.protocol, self.device):
-                    embeddings = self.model(batch.inputs(), batch.masks(), NO_DROPOUT)
-                for name, x in embeddings.items():
-                    parts.setdefault(name, []).append(x.float())
-        return {name: torch.cat(xs) for name, xs in parts.items()}
 
     def evaluate(self, split: HeldOut) -> dict[str, float]:
         """Metrics of a held-out split, in percent unless named rank."""
@@ -455,6 +456,13 @@ class Trainer:
             "seconds": self.seconds().model_dump(), "generators": generator_states(),
         }  # fmt: skip
 
+    def training_state(self) -> dict[str, Any]:
+        """What another run needs beyond the weights to go on with the training, as plain data and tensors."""
+        return {
+            "optimizer": self.optimizer.state_dict(), "attributes": plain_attributes(self.optimizer),
+            "scaler": self.take_step.state()["scaler"], "generators": generator_states(),
+        }  # fmt: skip
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same identity; the trainer must be fresh."""
         self.step, self.samples, self.epoch = state["step"], state["samples"], state["epoch"]
@@ -473,3 +481,13 @@ class Trainer:
             self.clock.carry(name, state["seconds"][name])
         self._in_training = True
         set_generator_states(state["generators"])
+
+    def _take_over(self, start: Weights) -> None:
+        """Go on with the optimizer of stored weights; its rates are the protocol's."""
+        training = start.training
+        if training is None:
+            raise ValueError(f"{start.path.name}: holds no state of the optimizer, as the protocol says it does")
+        restore_optimizer(self.optimizer, training["optimizer"], training["attributes"], self.device)
+        self.take_step.restore_scale(training["scaler"])
+        if start.head.device == self.device.type:  # of another kind there are no states for these generators
+            set_generator_states(training["generators"])

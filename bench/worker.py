@@ -30,6 +30,7 @@ from bench.plan import Run
 from bench.record import FAILURES, CurvePoint, RunRecord
 from bench.store import Store
 from bench.together import Member, Together
+from bench.weight_keeping import WeightKeeper
 
 if TYPE_CHECKING:
     from bench.ddp import Ranks
@@ -98,11 +99,13 @@ def _carry_out(
         checkpoints, seconds=placement.checkpoint_seconds, steps=placement.checkpoint_steps,
         time_limit=limit, stopping=stopping.is_set, ranks=ranks,
     )  # fmt: skip
+    weights = WeightKeeper(checkpoints.folder, best=placement.save_best, last=placement.save_last)
     if ranks is not None:
         ranks.told(shard.model_dump_json())
     try:
         record = execute(run, device=device, data_dir=placement.data_dir, on_start=on_start, on_epoch=on_epoch,
-                         command=placement.command, keeper=keeper, member=member, ranks=ranks)  # fmt: skip
+                         command=placement.command, keeper=keeper, member=member, ranks=ranks, weights=weights,
+                         study=store.path)  # fmt: skip
     except StoppedError:
         send(event="stopped", run_id=run.run_id)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -132,9 +132,10 @@ class Workload(BaseModel):
             return None
         return resolve(f"{self.model.partition(':')[0]}:file_digests")(self.model_options, data_dir)
 
-    def check(self, data_dir: Path | None) -> Dataset:
+    def check(self, data_dir: Path | None, changing: Set[str] = frozenset()) -> Dataset:
         """Build network and dataset and embed two samples, before anything is written; returns the dataset.
 
+        `changing` are modalities whose inputs a protocol's techniques change in training.
         Raises `UsageError` where an option is not allowed, the two do not fit, or a file is missing or broken.
         """
         from bench.models.dropout import DropoutStream
@@ -148,9 +149,9 @@ class Workload(BaseModel):
             network(samples.inputs(), samples.masks(), DropoutStream(network.dropout_probability, 0))
         except OPTION_FAULTS as error:
             raise UsageError(f"workload {self.name!r}: network and data do not fit: {_line(error)}") from error
-        return self._noted(dataset, network)
+        return self._noted(dataset, network, changing)
 
-    def _noted(self, dataset: Dataset, network: Network) -> Dataset:
+    def _noted(self, dataset: Dataset, network: Network, changing: Set[str]) -> Dataset:
         """The data with what is to be said of the network's files."""
         from bench.datasets.network_files import WithNetworkFiles
 
@@ -158,8 +159,9 @@ class Workload(BaseModel):
             return dataset
         roled_parameters(network, self.roles())
         files = cast("FileNetwork", network)
+        frozen = list(files.frozen())
         anew = [f"{name}: its tower is frozen, but training changes its inputs: they are encoded anew each step"
-                for name in dataset.changing(list(files.frozen()))]  # fmt: skip
+                for name in frozen if name in changing or dataset.changing([name])]  # fmt: skip
         return dataset.noting([*files.remarks, *anew])
 
     def parameter_count(self, from_data: Mapping[str, Any] | None = None) -> int:

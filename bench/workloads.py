@@ -75,7 +75,7 @@ NLMM = "bench.models.nlmm:NestedMemoryNetwork"
 # there are 32,000 words.
 NLMM_POSITIONS: dict[str, JsonValue] = {"text_seq_len": 4096, "image_positions": 1024, "audio_frames": 8192}
 NLMM_SIZES: dict[str, dict[str, JsonValue]] = {
-    "test": {"latent_dim": 64, "num_heads": 4, "depth": [1, 1, 1], "mult": 2, "levels": 3, "memory_size": 4},
+    "test": {"latent_dim": 64, "num_heads": 4, "depth": [1, 1, 1], "mult": 1, "levels": 3, "memory_size": 4},
     "nano": {"latent_dim": 192, "num_heads": 6, "depth": [2, 2, 2], "mult": 3, "levels": 2, "memory_size": 16},
     "tiny": {"latent_dim": 512, "num_heads": 8, "depth": [6, 6, 6], "mult": 4, "levels": 3, "memory_size": 64},
     "base": {"latent_dim": 768, "num_heads": 12, "depth": [8, 8, 8], "mult": 4, "levels": 3, "memory_size": 64},

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.datasets import queries
 from bench.datasets.catalog import KINDS
 from bench.datasets.images import NORMALISED
 from bench.datasets.index import Index, Row, rows_digest
@@ -25,6 +25,7 @@ from bench.datasets.samples import (
     MODALITIES,
     Dataset,
     HeldOut,
+    Modality,
     PixelLevels,
     SampleSource,
     Split,
@@ -42,8 +43,8 @@ from bench.datasets.selection import (
     require_whole,
     without,
 )
-from bench.datasets.text import refitted, tokenised
-from bench.datasets.tokenizers import Tokenizer
+from bench.datasets.text import tokenised
+from bench.datasets.tokenizers import CharacterTokenizer, SubwordTokenizer, Tokenizer
 from bench.datasets.words import TextWords
 
 
@@ -73,28 +74,30 @@ class CaptionedData(Dataset):
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}")
+        self._tokenizer: str | None = None
         policy = {"captions": captions, "absent": absent, "limit": limit, "text_length": text_length}
-        self._kind, self._data_dir, self._policy = kind, data_dir, read_options(RowOptions, "", policy)
+        self._kind, self._policy = kind, read_options(RowOptions, "", policy)
         wanted = require_modalities(modalities, KINDS[kind].modalities)
-        images = read_options(ImageOptions, "image", image) if "image" in wanted else None
+        pictures = read_options(ImageOptions, "image", image) if "image" in wanted else None
         clips = read_options(AudioOptions, "audio", audio) if "audio" in wanted else None
         self._modalities = tuple(name for name in MODALITIES if name in wanted)
-        self._augments = _augments(images, clips)
+        self._augments = _augments(pictures, clips)
         augmented = {"image_augmentation": "image", "spec_augment": "audio"}
         self._fixed = set(wanted) - {augmented[name] for name in self._augments}
         index = KINDS[kind].index(data_dir, wanted, reader or {})
         self._remarks = [str(remark) for remark in index.remarks]
-        rows, media = self._decode(index, images, clips)
-        stored = _stored(media, images, clips, torch.device(device))
+        rows, media = self._decode(index, pictures, clips)
+        stored = _stored(media, pictures, clips, torch.device(device))
+        self._pictures, self._clips = pictures, clips
         digests = [each.digest for each in media.values()]
         self._network_options: dict[str, int] = {}
         self._texts: list[str] = []
         if "text" in wanted:
             assert data_dir is not None  # the index has been read
-            self._texts, self._tokenizer_options = [row.text or "" for row in rows], tokenizer or {"kind": "character"}
-            self._tokens = tokens = tokenised(kind, rows, self._tokenizer_options, text_length, data_dir)
+            self._texts = [row.text or "" for row in rows]
+            tokens = tokenised(kind, rows, tokenizer or {"kind": "character"}, text_length, data_dir)
             stored = replace(stored, text_NL=tokens.ids_NL.to(device), length_N=tokens.length_N.to(device))
-            self._network_options = {"vocab_size": tokens.vocab_size}
+            self._network_options, self._tokenizer = {"vocab_size": tokens.vocab_size}, tokens.tokenizer
             digests.append(tokens.digest)
         self._digest = rows_digest(rows, digests)
         stored = stored.resident()
@@ -118,14 +121,7 @@ class CaptionedData(Dataset):
 
     def words(self, training: SampleSource) -> TextWords | None:
         assert isinstance(training, RowSamples)
-        return training.words(self._texts, lambda: self._tokenizer)
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        """What the tokens were made with."""
-        assert self._data_dir is not None
-        training = (self._texts[row] for row in self._rows["training"].row_N.tolist())
-        return refitted(self._kind, self._texts, training, self._tokens, self._tokenizer_options, self._data_dir)
+        return training.words(self._texts, self._text_tokenizer)
 
     @property
     def pixel_levels(self) -> PixelLevels:
@@ -134,6 +130,22 @@ class CaptionedData(Dataset):
     @property
     def augments(self) -> Mapping[str, str]:
         return self._augments
+
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        if modality == "image" and self._pictures is not None:
+            return queries.imagenet_row(Path(source), self._pictures.size, self._pictures.stored_size), None
+        if modality == "audio" and self._clips is not None:
+            return queries.audio_row(Path(source), self._clips.log_mel, self._clips.frames)
+        return queries.text_row(self._text_tokenizer(), source, self._policy.text_length)
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        return queries.captions(self._text_tokenizer(), text_NL, mask_NL)
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return queries.imagenet_pixels(image_N3HW)
+
+    def _text_tokenizer(self) -> Tokenizer:
+        return CharacterTokenizer() if self._tokenizer is None else SubwordTokenizer.from_json(self._tokenizer)
 
     @property
     def digest(self) -> str:

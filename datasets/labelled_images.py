@@ -17,10 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import noise
+from bench.datasets import noise, queries
 from bench.datasets.images import NORMALISED
 from bench.datasets.rows import RowSamples, Stored
-from bench.datasets.samples import DataError, Dataset, HeldOut, PixelLevels, SampleSource, Split, require_modalities
+from bench.datasets.samples import (
+    DataError,
+    Dataset,
+    HeldOut,
+    Modality,
+    PixelLevels,
+    SampleSource,
+    Split,
+    require_modalities,
+)
 from bench.datasets.tokenizers import CharacterTokenizer
 from bench.datasets.words import TextWords
 
@@ -129,7 +138,8 @@ class LabelledImages(Dataset):
         self._texts = texts = [prompt.format(each.replace("_", " ").lower()) for each in classes]
         tokenizer = CharacterTokenizer()
         text_CL, mask_CL = tokenizer.encode_batch(texts, max(len(tokenizer.encode(text)) for text in texts))
-        self._network_options = {"vocab_size": tokenizer.vocab_size}
+        self._network_options, self._image_size = {"vocab_size": tokenizer.vocab_size}, image_size
+        self._text_length = text_CL.shape[1]
         self._digest = _digest(texts, parts)
         self._rows = {
             split: _rows(Stored(
@@ -160,6 +170,19 @@ class LabelledImages(Dataset):
     @property
     def pixel_levels(self) -> PixelLevels:
         return NORMALISED
+
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        if modality == "image":
+            return queries.imagenet_row(Path(source), self._image_size, self._image_size), None
+        if modality == "text":
+            return queries.text_row(CharacterTokenizer(), source, self._text_length)
+        return super().own_row(modality, source)
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        return queries.captions(CharacterTokenizer(), text_NL, mask_NL)
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return queries.imagenet_pixels(image_N3HW)
 
     @property
     def digest(self) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets.rows import RowSamples
-from bench.datasets.samples import Dataset, HeldOut, PixelLevels, Samples, SampleSource, Split, Words
+from bench.datasets.samples import Dataset, HeldOut, Modality, PixelLevels, Samples, SampleSource, Split, Words
 
 ENCODED_AT_ONCE = 256  # things
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -99,6 +99,15 @@ class WithNetworkFiles(Dataset):
             return source
         results = {name: self._tables[name][split] for name in places}
         return EncodedSamples(source=_without(source, list(places)), places=places, results=results)
+
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        return self._dataset.own_row(modality, source)
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        return self._dataset.captions(text_NL, mask_NL)
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return self._dataset.pixels(image_N3HW)
 
     def matcher_scores(self, split: HeldOut, first: str, second: str) -> Tensor | None:
         return self._dataset.matcher_scores(split, first, second)

@@ -168,6 +168,26 @@ class Dataset(ABC):
         """Techniques of a protocol that options of the data carry out in training themselves, with those options."""
         return {}
 
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        """A user's own text, or image or sound file, as one row of that modality's input, and its mask.
+
+        Raises `DataError` where it cannot be read, or the data are made by a recipe that knows no such thing.
+        """
+        raise DataError(f"{type(self).__name__} takes no {modality} of your own ({source!r}); allowed is an item of "
+                        "its test split")  # fmt: skip
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        """Token ids as people read them; runs of one id as id×count, where no tokenizer made them."""
+        real_NL = torch.ones_like(text_NL, dtype=torch.bool) if mask_NL is None else mask_NL
+        runs = [(ids[real].unique_consecutive(return_counts=True)) for ids, real in zip(text_NL, real_NL, strict=True)]
+        return [" ".join(f"{i}×{n}" if n > 1 else str(i) for i, n in zip(ids.tolist(), counts.tolist(), strict=True))
+                for ids, counts in runs]  # fmt: skip
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        """Images [N, 3, H, W] as people see them, between 0 and 1; each stretched to its own range by default."""
+        low, high = (x.view(-1, 1, 1, 1) for x in image_N3HW.flatten(1).aminmax(dim=1))
+        return (image_N3HW - low) / (high - low).clamp_min(1e-6)
+
     @property
     def digest(self) -> str | None:
         """SHA-256 over the files read; None for a synthetic recipe."""

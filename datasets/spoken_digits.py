@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.datasets import audio, noise
+from bench.datasets import audio, noise, queries
 from bench.datasets.cache import Recipe, Shape, cached, stamp, versions
 from bench.datasets.samples import (
     MODALITIES,
@@ -25,6 +25,7 @@ from bench.datasets.samples import (
     DataError,
     Dataset,
     HeldOut,
+    Modality,
     PixelLevels,
     Samples,
     SampleSource,
@@ -53,6 +54,7 @@ TOKENIZER = CharacterTokenizer()
 TEXT_LENGTH = max(map(len, CAPTIONS))
 
 RECIPE = 1  # raised when our own decoding changes what it gives: it is among the settings that name an entry
+DIGIT_SIZE = 20  # within MNIST's 28 × 28
 PADDED_SIZE = 32  # a power of two, which patches of 4, 8 and 16 divide
 # Mean and standard deviation over MNIST's 60,000 training images, the published numbers: no image used here enters.
 PIXEL_MEAN, PIXEL_DEVIATION = 0.1307, 0.3081
@@ -88,6 +90,39 @@ def prepare_images(image_NHW: np.ndarray, image_size: int) -> Tensor:
     return (image_N1HW - PIXEL_MEAN) / PIXEL_DEVIATION
 
 
+def like_mnist(grey_HW: Tensor) -> Tensor:
+    """A digit as MNIST has its own, between 0 and 255 [28, 28]; an image of that size is one already.
+
+    Light on dark, turned over where the border is light; what is drawn is made to fit 20 × 20, and its centre of mass
+    comes to the middle. (LeCun's description at the set's page.)
+    """
+    if grey_HW.shape == (MNIST_SIZE, MNIST_SIZE):
+        return grey_HW.round()
+    border = torch.cat([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
+    light_HW = 255 - grey_HW if border.mean() > 127 else grey_HW
+    light_HW = light_HW - light_HW.min()
+    rows, columns = (torch.where((light_HW > light_HW.max() / 4).any(dim=i))[0] for i in (1, 0))
+    if not len(rows):
+        return torch.zeros(MNIST_SIZE, MNIST_SIZE)
+    drawn = light_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, round(DIGIT_SIZE * side / max(drawn.shape))) for side in drawn.shape)
+    small = functional.interpolate(drawn[None, None], (height, width), mode="bilinear", antialias=True)[0, 0]
+    small = small * (255 / small.max().clamp_min(1))
+    digit = torch.zeros(MNIST_SIZE, MNIST_SIZE)
+    top, left = (
+        int((MNIST_SIZE / 2 - centre).round().clamp(0, MNIST_SIZE - side))
+        for centre, side in zip(_centre_of_mass(small), small.shape, strict=True)
+    )
+    digit[top : top + height, left : left + width] = small
+    return digit.round()
+
+
+def _centre_of_mass(x_HW: Tensor) -> tuple[Tensor, Tensor]:
+    """From the upper left corner: down, and to the right."""
+    down, right = (torch.arange(side) + 0.5 for side in x_HW.shape)
+    return (x_HW.sum(dim=1) @ down) / x_HW.sum(), (x_HW.sum(dim=0) @ right) / x_HW.sum()
+
+
 class SpokenDigits(Dataset):
     """The real tri-modal set, from the cache where it has been read before; every epoch has the same training samples.
 
@@ -120,6 +155,7 @@ class SpokenDigits(Dataset):
         files = locate(data_dir)
         entry = cached(_recipe(files, data_dir, sizes, image_size, mels, frames, data_seed))
         self._digest = entry.facts["digest"]
+        self._image_size, self._mels, self._frames = image_size, mels, frames
         self._samples = {split: _samples(entry.arrays, split, wanted).to(device) for split in sizes}
 
     @property
@@ -143,6 +179,22 @@ class SpokenDigits(Dataset):
     @property
     def pixel_levels(self) -> PixelLevels:
         return PIXEL_LEVELS
+
+    def own_row(self, modality: Modality, source: str) -> tuple[Tensor, Tensor | None]:
+        """As the set has them; of an image see `like_mnist`."""
+        if modality == "text":
+            return queries.text_row(TOKENIZER, source, TEXT_LENGTH)
+        if modality == "audio":
+            settings = replace(SPECTROGRAM, mels=self._mels)
+            return queries.audio_row(Path(source), settings, self._frames)[0], None
+        digit = like_mnist(queries.decoded_image(Path(source)).float().mean(dim=0))
+        return prepare_images(digit.byte().numpy()[None], self._image_size).repeat(1, 3, 1, 1), None
+
+    def captions(self, text_NL: Tensor, mask_NL: Tensor | None) -> list[str]:
+        return queries.captions(TOKENIZER, text_NL, mask_NL)
+
+    def pixels(self, image_N3HW: Tensor) -> Tensor:
+        return (image_N3HW * PIXEL_DEVIATION + PIXEL_MEAN).clamp(0, 1)
 
     @property
     def digest(self) -> str:

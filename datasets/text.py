@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bench.datasets.cache import Recipe, Shape, cached, versions
 from bench.datasets.index import Row, fault
-from bench.datasets.tokenizers import EmptyTextError, Tokenizer, tokenizer_from
+from bench.datasets.tokenizers import EmptyTextError, SubwordTokenizer, tokenizer_from
 
-RECIPE = 1  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
+RECIPE = 2  # raised when our own tokenisation changes what it gives: it is among the settings that name an entry
 CHUNK = 4096  # captions encoded at once
-COMPARED = 256  # captions that a tokenizer fitted again has to encode as before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +31,7 @@ class Tokens:
     length_N: Tensor
     vocab_size: int
     digest: str
+    tokenizer: str | None  # as JSON; None where an id is a character
 
 
 def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length: int, data_dir: Path) -> Tokens:
@@ -60,7 +59,8 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
             arrays["ids"][start : start + len(chunk)] = ids.numpy()
             arrays["length"][start : start + len(chunk)] = mask.sum(dim=1).numpy()
             advance(len(chunk))
-        return {"vocab_size": tokenizer.vocab_size}
+        fitted = tokenizer.to_json() if isinstance(tokenizer, SubwordTokenizer) else None
+        return {"vocab_size": tokenizer.vocab_size, "tokenizer": fitted}
 
     shapes = {"ids": Shape((len(rows), length), "int32"), "length": Shape((len(rows),), "int32")}
     settings = {"tokenizer": dict(options), "length": length, "content": content.hexdigest(), "recipe": RECIPE,
@@ -68,21 +68,5 @@ def tokenised(kind: str, rows: Sequence[Row], options: Mapping[str, Any], length
     entry = cached(Recipe(name=f"{kind}-text", settings=settings, stamp="", shapes=shapes, steps=len(rows), fill=fill))
     return Tokens(
         ids_NL=entry.arrays["ids"], length_N=entry.arrays["length"], vocab_size=entry.facts["vocab_size"],
-        digest=content.hexdigest(),
+        digest=content.hexdigest(), tokenizer=entry.facts["tokenizer"],
     )  # fmt: skip
-
-
-def refitted(
-    kind: str, texts: Sequence[str], training: Iterable[str], tokens: Tokens, options: Mapping[str, Any], data_dir: Path
-) -> Tokenizer:
-    """The tokenizer that made `tokens` of `texts`, fitted once more to the training ones: the cache keeps ids alone.
-
-    Raises `DataError` where it gives other tokens than before.
-    """
-    tokenizer = tokenizer_from(options, training, data_dir)
-    ids_NL, _ = tokenizer.encode_batch(texts[:COMPARED], tokens.ids_NL.shape[1])
-    if not torch.equal(ids_NL, tokens.ids_NL[:COMPARED].long()):
-        raise fault(
-            kind, "cache", f"holds other tokens than the {options['kind']} tokenizer gives; bench cache --remove"
-        )
-    return tokenizer

@@ -66,6 +66,10 @@ class Tokenizer(Protocol):
         """The ids of `text`, neither padded nor truncated."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that `ids` stand for, without padding and special tokens."""
+        ...
+
     def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
         """`texts` truncated and padded to `max_length`: int64 ids and a bool mask, True at real ids; [N, L] each.
 
@@ -102,6 +106,10 @@ class CharacterTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, neither padded nor truncated."""
         return [place + 1 for character in text.lower() if (place := self.alphabet.find(character)) >= 0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that `ids` stand for."""
+        return "".join(self.alphabet[number - 1] for number in ids if number != PAD_ID)
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
         """`texts` truncated and padded to `max_length`: int64 ids and a bool mask, True at characters; [N, L] each.
@@ -164,6 +172,10 @@ class SubwordTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, neither padded nor truncated."""
         return self._encodings([text])[0].ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that `ids` stand for, without padding and special tokens."""
+        return self._library.decode([number for number in ids if number != self.pad_id]).strip()
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
         """`texts` truncated and padded to `max_length`: int64 ids and a bool mask, True at tokens; [N, L] each.

@@ -84,6 +84,11 @@ class ShareOfDropout:
         self._stream, self._start, self._own, self._whole = stream, start, own, whole
         self.place, self.return_to = stream.place, stream.return_to
 
+    @property
+    def step_seed(self) -> int:
+        """What these rows' masks of the step are made from; for code that draws its own."""
+        return (self._stream.step_seed + (self._start + 1) * 0x9E3779B97F4A7C15) % (1 << 63)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Zero elements of `x` and scale the rest."""
         return self._masked(x, x.shape)

@@ -367,6 +367,12 @@ class MultiModalMemoryNetwork(nn.Module):
 
     def encode(self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor], dropout: Dropout) -> dict[str, Tensor]:
         """Each present modality's encoding after its own memory, [B, D]."""
+        return self._read_memories(self._contents(inputs, masks, dropout))
+
+    def _contents(
+        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor], dropout: Dropout
+    ) -> dict[str, Tensor]:
+        """Each present modality's encoding before its own memory, [B, D]."""
         encodings = {}
         if "text" in inputs:
             encodings["text"] = self.text_projection(self.text_encoder(inputs["text"], masks.get("text"), dropout))
@@ -374,8 +380,11 @@ class MultiModalMemoryNetwork(nn.Module):
             encodings["image"] = self.image_encoder(inputs["image"], dropout)
         if "audio" in inputs:
             encodings["audio"] = self.audio_encoder(inputs["audio"], masks.get("audio"), dropout)
-        memories = {name: self.memory(name) for name in encodings}
-        return {name: memory.read(encodings[name], memory.folded()) for name, memory in memories.items()}
+        return encodings
+
+    def _read_memories(self, contents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        memories = {name: self.memory(name) for name in contents}
+        return {name: memory.read(contents[name], memory.folded()) for name, memory in memories.items()}
 
     def memory(self, modality: str) -> Memory:
         """The memory of one modality."""
@@ -391,8 +400,11 @@ class MultiModalMemoryNetwork(nn.Module):
         `masks` are True at real tokens [B, L] and frames [B, T] of the modalities that have padding.
         """
         encodings = self.encode(inputs, masks, dropout)
-        z_RD = self._recalled(self.fusion(encodings, self.type_vectors, dropout), dropout)
-        return dict(zip(encodings, z_RD.chunk(len(encodings)), strict=True))
+        return self._embed(encodings, self.fusion(encodings, self.type_vectors, dropout), dropout)
+
+    def _embed(self, encodings: Mapping[str, Tensor], fused_RD: Tensor, dropout: Dropout) -> dict[str, Tensor]:
+        """The embedding [B, D] of every modality in `encodings`, whose fused latents are `fused_RD`."""
+        return dict(zip(encodings, self._recalled(fused_RD, dropout).chunk(len(encodings)), strict=True))
 
     def latent(
         self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS, dropout: Dropout = NO_DROPOUT
@@ -433,3 +445,26 @@ class MultiModalMemoryNetwork(nn.Module):
             else:
                 x_BD = norm(layer, x_BD) if isinstance(layer, nn.LayerNorm) else layer(x_BD)
         return x_BD
+
+    def test_time_tensors(self) -> list[Tensor]:
+        """What `forward_adapting` changes: the slots of all memories."""
+        return [*(self.memory(name).slots for name in MODALITIES), self.central.slots]
+
+    @torch.no_grad()
+    def forward_adapting(
+        self, inputs: Mapping[str, Tensor], masks: Mapping[str, Tensor] = NO_MASKS
+    ) -> dict[str, Tensor]:
+        """The embeddings of a batch as in evaluation; after that the memories have taken the batch in, in place.
+
+        A modality's memory is updated with the encodings it has read with, the central one with the fused latents of
+        all rows, in float32 whatever the embeddings are computed in.
+        """
+        contents = self._contents(inputs, masks, NO_DROPOUT)
+        encodings = self._read_memories(contents)
+        fused_RD = self.fusion(encodings, self.type_vectors, NO_DROPOUT)
+        embeddings = self._embed(encodings, fused_RD, NO_DROPOUT)
+        taken = [(self.memory(name), content_BD) for name, content_BD in contents.items()]
+        with torch.autocast(fused_RD.device.type, enabled=False):
+            for memory, content in [*taken, (self.central, fused_RD)]:
+                memory.slots.copy_(memory.updated_slots(content.float()))
+        return embeddings

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from bench.datasets.network_files import FrozenEncoder
 from bench.datasets.options import read_options
-from bench.models.dropout import DropoutStream
+from bench.models.dropout import DropoutStream, ShareOfDropout
 from bench.models.multimodal_memory import MODALITIES, NO_DROPOUT, NO_MASKS, Dropout, at_least_float32, norm
 from bench.models.tower_files import files_read, place_of, sha256_of
 from bench.models.tower_modules import Tower
@@ -208,7 +208,7 @@ def _masks_of(dropout: Dropout, tower: Tower, place: int) -> Iterator[None]:
     """
     if not (tower.draws and tower.training):
         yield
-    elif isinstance(dropout, DropoutStream):
+    elif isinstance(dropout, DropoutStream | ShareOfDropout):
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(dropout.step_seed + place)
             yield

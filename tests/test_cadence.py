@@ -260,6 +260,23 @@ def test_a_run_counts_firings_and_watches_only_what_moves(tiny: Protocol):
     assert Trainer(run_of(tiny, "sgd"), CPU).figures == {}
 
 
+def test_levels_have_rate_multipliers_and_figures_in_the_record(tiny: Protocol):
+    """Fusion, all of it in the middle level, at a tenth of the rate."""
+    slower = changed(tiny, {"cadence": LEVELS, "epochs": 1, "rate_multipliers": {"fusion": 0.1}}, "test")
+    trainer = Trainer(run_of(slower, "sgd"), CPU)
+    rate = entry("sgd").defaults["lr"]
+    assert trainer.base_rates == [rate, rate * 0.5, rate * 0.25] and trainer.rate_factors == [(1.0,), (0.1,), (1.0,)]
+    record = execute(run_of(slower, "sgd"), device=CPU)
+    assert record.figures == {"firings_fast": 4, "firings_middle": 2, "firings_slow": 2}
+
+
+def test_stages_do_not_go_with_a_cadence(tiny: Protocol, tmp_path: Path):
+    stages = {"stages": {"stages": [{"epochs": 1, "freeze": ["fusion"]}, {"epochs": 1}]}}
+    both = changed(tiny, {"cadence": LEVELS, "techniques": stages}, "test")
+    with pytest.raises(UsageError, match="has a cadence and stages"):
+        prepare("sgd", protocol=both, results=tmp_path)
+
+
 TIMES = {"seconds", "memory", "environment", "finished", "command", "curve_sha256", "device_use"}
 
 

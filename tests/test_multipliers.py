@@ -13,6 +13,7 @@ from bench import multipliers
 from bench.errors import UsageError
 from bench.models.multimodal_memory import ROLES
 from bench.multipliers import factors_of, multipliers_of, require_found, require_multipliers
+from bench.optimizers.catalog import CATALOG
 from bench.plan import Run
 from bench.protocol import Protocol
 from bench.protocols import PROTOCOLS, changed
@@ -127,11 +128,21 @@ def test_an_idle_pattern_is_refused_in_one_line(tiny: Protocol, tmp_path: Path):
         prepare("sgd", protocol=changed(tiny, {"rate_multipliers": {"tower": 0.1}}, "test"), results=tmp_path)
 
 
-def test_an_optimizer_of_one_group_has_no_multipliers():
-    (chosen,) = select(["lbfgs"], {}, "default")
-    with pytest.raises(UsageError, match="optimizer lbfgs: cannot have rate_multipliers: LBFGS doesn't support per-"):
+@pytest.mark.parametrize(("name", "reason"), [
+    ("lbfgs", "LBFGS doesn't support per-"),
+    ("prodigy", "all of its groups move at one rate"),  # that of the first
+])  # fmt: skip
+def test_an_optimizer_of_one_rate_has_no_multipliers(name: str, reason: str):
+    (chosen,) = select([name], {}, "default")
+    with pytest.raises(UsageError, match=f"optimizer {name}: cannot have rate_multipliers: {reason}"):
         require_multipliers(chosen.spec, chosen.hyperparameters, [0.5])
     require_multipliers(chosen.spec, chosen.hyperparameters, [1.0])
+
+
+@pytest.mark.parametrize("name", sorted(set(CATALOG) - {"lbfgs", "prodigy"}))
+def test_every_other_entry_may_have_multipliers(name: str):
+    (chosen,) = select([name], {}, "default")
+    require_multipliers(chosen.spec, chosen.hyperparameters, [0.5])
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -29,9 +29,11 @@ from made_towers import (
 )
 from torchvision.io import write_jpeg
 
+from bench.datasets.network_files import WithNetworkFiles
+from bench.datasets.samples import Dataset
 from bench.errors import UsageError
 from bench.execution import execute
-from bench.models.dropout import DropoutStream
+from bench.models.dropout import DropoutStream, ShareOfDropout
 from bench.models.multimodal_memory import NO_DROPOUT
 from bench.models.tower_files import LoadReport, load_into_, place_of, read_weights, sha256_of, weight_files
 from bench.models.tower_modules import ARRIVING_DEVIATION, ARRIVING_MEAN, Renormalised
@@ -375,6 +377,12 @@ def test_samples_that_are_all_in_memory_are_encoded_once_too(device: str, tmp_pa
         trainer.train(2)
 
 
+def test_a_dataset_beside_files_answers_everything_itself():
+    """What it left to `Dataset` would be a default, not what its own data says."""
+    asked = {name for name in vars(Dataset) if not name.startswith("_")}
+    assert asked <= set(vars(WithNetworkFiles))
+
+
 def test_a_run_goes_on_from_its_state(data_dir: Path):
     """One step, and the second in a fresh trainer: the same bits as both in one."""
     towers = {"image": {**SHUFFLENET, "mode": "frozen"}, "text": MOBILEBERT}
@@ -395,6 +403,50 @@ def test_changed_inputs_are_encoded_anew(data_dir: Path):
     assert remarks == ["image: its tower is frozen, but training changes its inputs: they are encoded anew each step"]
     batch = trainer_of(protocol, data_dir).dataset.training(1, 0).take(slice(0, 2))
     assert batch.inputs()["image"].shape == (2, 3, SIZE, SIZE) and batch.inputs()["text"].shape == (2, 16)
+
+
+def test_techniques_that_change_inputs_have_them_encoded_anew(data_dir: Path, tmp_path: Path):
+    """Augmented images are no fixed things, whoever augments them; the plan says so."""
+    frozen = {name: {**own, "mode": "frozen"} for name, own in PAIRS["timm and transformers"].items()}
+    protocol = changed(rules(frozen), {"techniques": {"image_augmentation": {}}}, "test")
+    plan = prepare("sgd", seeds=1, protocol=protocol, results=tmp_path, data_dir=data_dir)
+    assert plan.warnings == ("image: its tower is frozen, but training changes its inputs: they are encoded anew each "
+                             "step",)  # fmt: skip
+    batch = trainer_of(protocol, data_dir).dataset.training(1, 0).take(slice(0, 2))
+    assert batch.inputs()["image"].shape == (2, 3, SIZE, SIZE) and batch.inputs()["text"].shape == (2, 16)
+    assert trained(protocol, data_dir).loss is not None
+
+
+def test_a_stage_may_leave_towers_alone(data_dir: Path):
+    """An epoch for the projections, then one for all at a tenth of the towers' rate, as in multi-stage training."""
+    stages = [{"epochs": 1, "freeze": [r"^towers\."]}, {"epochs": 1, "rates": {r"^towers\.": 0.1}}]
+    changes = {"epochs": 2, "techniques": {"stages": {"stages": stages}}}
+    trainer = trainer_of(changed(rules(PAIRS["timm and transformers"]), changes, "test"), data_dir)
+    weights = []
+    for _ in range(2):
+        weights.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+        trainer.train(2)
+        trainer.end_epoch()
+    now = dict(trainer.model.named_parameters())
+    for name, first in weights[0].items():
+        assert torch.equal(first, weights[1][name]) == name.startswith("towers."), name
+        assert not torch.equal(weights[1][name], now[name]), name
+
+
+def test_a_librarys_dropout_is_the_same_in_both_passes_of_a_part(data_dir: Path):
+    """Accumulation embeds a part twice: the masks are the part's own."""
+    text = {"source": "transformers", "path": "towers/bert", "arguments": {"hidden_dropout_prob": 0.5}}
+    workload = rules({"image": TIMM, "text": text}).workload
+    network: Any = workload.build_model({"data_dir": data_dir, "vocab_size": VOCABULARY})
+    stream, ids = DropoutStream(0.0, 1), {"text": torch.full((2, 5), 7)}
+
+    def embedding(start: int) -> torch.Tensor:
+        stream.start_step(3)
+        return network(ids, dropout=ShareOfDropout(stream, start, 2, 4))["text"]
+
+    first = embedding(0)
+    assert torch.equal(embedding(0), first) and not torch.equal(embedding(2), first)
+    assert not torch.equal(first, network.eval()(ids)["text"])
 
 
 def test_a_multiplier_slows_a_tower_down(data_dir: Path):
@@ -539,13 +591,17 @@ def test_no_file_of_a_tower_brings_code(copy: Path):
 
 @pytest.mark.parametrize("towers", [PAIRS["timm and transformers"], PAIRS["open_clip"]])
 def test_nothing_is_looked_up_on_the_network(towers: dict[str, Any], data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
     def refused(*arguments: Any, **more: Any) -> None:
-        raise AssertionError(f"a connection was tried: {arguments}")
+        tried.append(arguments)
+        raise OSError("no network")
 
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refused)
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     rules(towers).workload.check(data_dir)
+    assert tried == []
 
 
 def test_an_index_leads_to_no_other_folder(tmp_path: Path):

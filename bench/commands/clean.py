@@ -20,8 +20,8 @@ def clean_command(study: str | None, stopped: bool, yes: bool, results: Path, as
 
     STUDY is a name under --results or a folder (by default the one asked for last). That is: temporary files of crashed
     writers, checkpoints of runs that have ended, records that were set aside and made again, logs. No record is ever
-    removed, nor its curve, nor anything of a run that a process is at work on. --json prints study, removed, bytes,
-    kinds, files (kind, path, bytes) and held (runs that processes are at work on).
+    removed, nor its curve, nor weights (best.pt, last.pt), nor anything of a run that a process is at work on. --json
+    prints study, removed, bytes, kinds, files (kind, path, bytes) and held (runs that processes are at work on).
     """
     from bench.folders import own_folder
     from bench.upkeep.cleaning import COSTLY, KINDS, Kind, removable, remove

@@ -34,6 +34,11 @@ RESULTS = click.option(
 DATA_DIR = click.option(
     "--data-dir", envvar="BENCH_DATA", type=click.Path(path_type=Path), show_envvar=True, help="Folder of real data."
 )
+DEVICE = click.option("--device", help="cpu, cuda or cuda:N.  [default: cuda where present]")
+WEIGHTS = click.Path(path_type=Path)
+CODE_PROTOCOL = click.option(
+    "--protocol", "-p", help="The run's protocol file, where it names code of your own: a stored file names none."
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 OVERRIDES = click.option(
     "--override",
@@ -85,6 +90,12 @@ _WHERE_AND_HOW = (
 )
 
 
+_WEIGHTS = (
+    click.option("--save-best", is_flag=True, help="Keep each run's best weights by the validation split: best.pt."),
+    click.option("--save-last", is_flag=True, help="Keep each run's last weights, to go on from: last.pt."),
+)
+
+
 def optimizers_option(default: str) -> Callable[[Command], Command]:
     """`--optimizers`, repeated or with commas."""
     return click.option(
@@ -100,6 +111,13 @@ def optimizers_option(default: str) -> Callable[[Command], Command]:
 def study_options(command: Command) -> Command:
     """The options of whatever carries out runs: protocol, study, and where and how they run."""
     for option in reversed(_WHERE_AND_HOW):
+        command = option(command)
+    return command
+
+
+def weights_options(command: Command) -> Command:
+    """Which weights runs keep."""
+    for option in reversed(_WEIGHTS):
         command = option(command)
     return command
 

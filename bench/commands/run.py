@@ -20,6 +20,7 @@ from bench.commands.options import (
     optimizers_option,
     parse_overrides,
     study_options,
+    weights_options,
 )
 from bench.commands.watching import watching
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     help="Whose settings: published defaults, the documents' study, or the best of `bench tune`, searched first with "
     "`search`.  [default: the protocol's]",
 )
+@weights_options
 @click.option("--race", is_flag=True, help="Stop optimizers that cannot be the best any more, after 3, 5, 7 seeds.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop. Real data is decoded into the cache before.")
 @AS_JSON
@@ -70,12 +72,13 @@ def run_command(
         if dry_run:
             raise UsageError("--dry-run --lr search: the runs follow from the search's results; allowed is --lr tuned")
         _require_seeds(options["protocol"], options["seeds"], race)
-        shared = {key: value for key, value in options.items() if key not in ("rates", "seeds", "overrides")}
+        own = ("rates", "seeds", "overrides", "save_best", "save_last")
+        shared = {key: value for key, value in options.items() if key not in own}
         _search(optimizers, overrides, results=results, tracker_names=tracker_names, **shared)
         options["rates"] = "tuned"
     plan = prepare(list(optimizers), results=results, command=command, **options)
     tracking = trackers(tracker_names, plan.store.path)
-    _announce(plan, reason)
+    announce(plan, reason)
     if dry_run:
         rows = [{"run_id": run.run_id, "optimizer": run.optimizer, "seed": run.seed} for run in plan.missing]
         click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(str(row["run_id"]) for row in rows))
@@ -83,7 +86,27 @@ def run_command(
     with watching(plan, plan.store.path, tracking) as watcher:
         study = carry_out(plan, watcher, race=race)
     asked = {(run.optimizer, run.configuration) for run in plan.runs}
-    _show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
+    show(replace(study, records=tuple(r for r in study.records if (r.optimizer, r.configuration) in asked)), as_json)
+    say_weights(plan)
+    end(plan, study)
+
+
+def say_weights(plan: Plan) -> None:
+    """Where the weights are that were asked for, and how many runs have none."""
+    from bench.terminal import say
+
+    for kind, wanted in (("best", plan.placement.save_best), ("last", plan.placement.save_last)):
+        kept = sum((plan.store.run_dir(run.run_id) / f"{kind}.pt").is_file() for run in plan.runs)
+        without = len(plan.runs) - kept
+        why = f"they are not ok, or were done without --save-{kind}, and another --study does them again"
+        others = f"; {without} have none: {why}" if without else ""
+        if wanted:
+            say(f"{kind} weights of {kept} of {len(plan.runs)} runs: {plan.store.path}/runs/<run_id>/{kind}.pt{others}",
+                err=True)  # fmt: skip
+
+
+def end(plan: Plan, study: Study) -> None:
+    """Leave with the exit code of a study: some run failed, or there was nothing to do."""
     planned = {run.run_id for run in plan.runs}
     failed = [r for r in study.records if r.run_id in planned and r.outcome not in ("ok", "diverged")]
     if failed:
@@ -114,7 +137,7 @@ def _search(optimizers: Sequence[str], overrides: Sequence[str], **options: Any)
     carry_out_search(Request(), optimizers, overrides, **options)
 
 
-def _announce(plan: Plan, reason: str) -> None:
+def announce(plan: Plan, reason: str) -> None:
     """The first lines: which protocol and why, and what will run."""
     from bench.terminal import say
 
@@ -133,7 +156,7 @@ def _announce(plan: Plan, reason: str) -> None:
         say(f"warning: {line}", err=True)
 
 
-def _show(study: Study, as_json: bool) -> None:
+def show(study: Study, as_json: bool) -> None:
     """The closing table of the settings that were asked for, or their records as JSON."""
     if as_json:
         click.echo(json.dumps([json.loads(r.model_dump_json()) for r in study.records], indent=2))

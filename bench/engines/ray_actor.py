@@ -36,6 +36,7 @@ Files = dict[str, bytes]  # a run's files by name
 Event = tuple[str, Files]  # an event of `bench.worker` as JSON, and the files that belong to it
 SCRATCH = "bench-ray-"
 _RECORD = ("curve.jsonl", "run.json")
+_WEIGHTS = tuple(f"{kind}.pt{ending}" for kind in ("best", "last") for ending in ("", ".sha256"))
 _CHECKPOINT = re.compile(r"checkpoint-\d{9}\.pt(\.sha256)?")
 
 
@@ -121,10 +122,10 @@ class Actor:
 
 
 def read_files(folder: Path) -> Files:
-    """What there is of a run: its record, curve and whole checkpoints."""
+    """What there is of a run: its record, curve, weights and whole checkpoints."""
     checkpoints = sorted(path.name for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name))
     found = {}
-    for name in (*_RECORD, *checkpoints[-2 * KEPT :]):
+    for name in (*_RECORD, *_WEIGHTS, *checkpoints[-2 * KEPT :]):
         with contextlib.suppress(FileNotFoundError):
             found[name] = (folder / name).read_bytes()
     return found
@@ -135,8 +136,8 @@ def write_files(folder: Path, files: Files) -> None:
 
     Raises `StorageError` where it cannot be written.
     """
-    for name in sorted(files):  # checkpoint…, curve.jsonl, run.json
-        if name in _RECORD or _CHECKPOINT.fullmatch(name):
+    for name in sorted(files):  # best.pt…, checkpoint…, curve.jsonl, last.pt…, run.json
+        if name in (*_RECORD, *_WEIGHTS) or _CHECKPOINT.fullmatch(name):
             write_atomic(folder / name, files[name])
     for path in folder.glob("checkpoint-*"):
         if path.name not in files:

@@ -71,9 +71,9 @@ class RayWorker:
         return False
 
     def _state(self, run_id: str) -> Files:
-        """The checkpoints of a run that was stopped."""
+        """The checkpoints and best weights of a run that was stopped."""
         files = read_files(self._store.run_dir(run_id))
-        return {name: content for name, content in files.items() if name.startswith("checkpoint-")}
+        return {name: content for name, content in files.items() if name.startswith(("checkpoint-", "best."))}
 
     def note(self, ending: str, run_id: str, files: Files) -> list[Done]:
         """A run of the shard has ended so; the shard, where it was the last."""

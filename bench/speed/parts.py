@@ -63,7 +63,7 @@ class _Watch:
             (bank, "bank_pair_losses", "forward"), (torch.Tensor, "backward", "backward"),
             (torch.autograd, "grad", "backward"), (nn.utils, "clip_grad_norm_", "clip"), (Bank, "_hand_out", "clip"),
             (optimizer, "step", "step"), (dataset, "training", "data"), (Samples, "take", "data"),
-            (Bank, "embeddings", "evaluation"), (trainer.Trainer, "_own_embeddings", "evaluation"),
+            (Bank, "embeddings", "evaluation"), (trainer, "embeddings_alone", "evaluation"),
             (retrieval, "embedding_scores", "evaluation"),
         ]  # fmt: skip
         with ExitStack() as stack:

@@ -23,7 +23,7 @@ from bench.techniques.options import Distillation
 from bench.workload import OPTION_FAULTS, Workload
 
 OWN_NETWORK = re.compile(r"bench\.models\.\w+:\w+")
-SAME_DATA = ("dataset", "dataset_options", "modalities")
+SAME_DATA = {"dataset", "modalities"}
 
 
 class Teacher:
@@ -76,10 +76,11 @@ def _read(options: Distillation) -> dict[str, Any]:
 
 
 def _require_same_data(options: Distillation, teacher: Workload, student: Workload) -> None:
-    for key in SAME_DATA:
-        if getattr(teacher, key) != getattr(student, key):
-            raise _fault(options, f"its {key} is {getattr(teacher, key)}; allowed are weights of the same data, "
-                         f"{getattr(student, key)}")  # fmt: skip
+    theirs, ours = ({**each.model_dump(include=SAME_DATA), **each.dataset_options} for each in (teacher, student))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise _fault(options, f"its {key} is {theirs.get(key)} and the protocol's {ours.get(key)}; allowed are "
+                         "weights of the same data")  # fmt: skip
     # A stored file never says what code is imported, unless the protocol names it too.
     named = json.dumps(teacher.model_options, separators=(",", "="))
     foreign = ":" in named or not OWN_NETWORK.fullmatch(teacher.model)

@@ -7,8 +7,8 @@ logs         of a study that no process is at work on
 stopped      checkpoints and curves of runs without a record, and checkpoints of those that ran out of time or whose
              record cannot be read: they begin anew then
 
-A record is never removed, nor its curve; neither is anything of a run that a process is at work on. Symbolic links are
-not followed.
+A record is never removed, nor its curve, nor weights (`bench.weights`); neither is anything of a run that a process is
+at work on. Symbolic links are not followed.
 """
 
 from __future__ import annotations

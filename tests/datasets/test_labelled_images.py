@@ -150,3 +150,19 @@ def test_options_that_are_not_allowed_are_named(fashion: Path, changes: dict[str
     with pytest.raises(ValueError) as error:
         build(**{"data_dir": fashion, **changes})
     assert message in str(error.value)
+
+
+def test_prompts_in_words_become_the_tokens_that_they_were_and_levels_are_the_files(fashion: Path):
+    data = build(fashion)
+    training = data.training(1, 0)
+    samples, words = training.take(slice(None)), data.words(training)
+    assert words is not None and samples.image_N3HW is not None and samples.text_NL is not None
+    found = words.of(torch.arange(40))
+    assert {" ".join(each) for each in found} >= {"a photo of a dress", "a photo of a t-shirt/top"}
+    assert words.count_N.tolist() == [len(each) for each in found]
+    for i in (0, 7, 39):
+        assert torch.equal(words.tokens(found[i])[0], samples.text_NL[i])
+    level = samples.image_N3HW * torch.tensor(data.pixel_levels.deviation)[:, None, None]
+    level += torch.tensor(data.pixel_levels.mean)[:, None, None]
+    torch.testing.assert_close((level * 255).round() / 255, level, rtol=0, atol=1e-5)  # whole levels of eight bits
+    assert -1e-5 < level.min() < 0.05 and 0.95 < level.max() < 1 + 1e-5

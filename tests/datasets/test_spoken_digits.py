@@ -241,3 +241,15 @@ def test_real_images_and_clips_belong_to_their_labels(real: SpokenDigits):
         means = torch.stack([x[training.label_N == digit].mean(0) for digit in range(10)])
         found = torch.cdist(y, means).argmin(1)
         assert (found == test.label_N).double().mean() > at_least
+
+
+def test_captions_in_words_become_the_tokens_that_they_were_and_levels_are_the_files(digits: SpokenDigits):
+    samples = digits.training(1, 0)
+    words, (ids_NL, mask_NL, image_N3HW, _) = digits.words(samples), tensors(samples)
+    assert words is not None and words.count_N.tolist() == [3] * 80
+    (found,) = words.of(torch.tensor([17]))
+    assert " ".join(found) == CAPTIONS[int(samples.label_N[17])]
+    ids, mask = words.tokens(found)
+    assert torch.equal(ids, ids_NL[17]) and torch.equal(mask, mask_NL[17])
+    level = image_N3HW * digits.pixel_levels.deviation[0] + digits.pixel_levels.mean[0]
+    torch.testing.assert_close((level * 255).round() / 255, level, rtol=0, atol=1e-5)  # whole levels of eight bits

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_flickr8k import make_flickr8k
 from scipy.stats import beta, kstest
@@ -124,6 +124,7 @@ def test_draws_are_as_often_as_the_options_say():
     assert (orders - 1 / 6).abs().max() < 5 * (5 / 36 / count) ** 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 1), st.integers(0, 2**62))
 def test_a_part_lies_inside_of_any_image(height: int, width: int, smallest: float, seed: int):
     box = draw_images(keys(16, seed), height, width, ImageAugmentation(smallest_crop=smallest)).box_N4
@@ -206,6 +207,7 @@ def test_captions_are_changed_as_often_as_the_options_say():
     assert {w for each in plain for w in each} == set(words)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abc", min_size=1, max_size=3), max_size=8), st.integers(0, 2**62), st.floats(0, 1))
 def test_changed_captions_keep_the_order_of_their_words(words: list[str], seed: int, share: float):
     options = TextAugmentation(captions=1, words=share)
@@ -283,6 +285,7 @@ def test_masks_are_those_of_the_datasets_own_option():
     torch.testing.assert_close(found[zeroed == 0], mean[zeroed == 0])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 2**62))
 def test_a_clip_is_masked_within_its_own_frames(lengths: list[int], share: float, seed: int):
     """Padding stays; a time mask is no wider than its share of the real frames, and the mean is theirs."""
@@ -332,6 +335,7 @@ def test_shares_are_betas_and_partners_are_anybodys():
     assert (pairs / 800 - 0.25).abs().max() < 5 * (3 / 16 / 800) ** 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**62), st.integers(0, 1000), st.floats(0.1, 5), st.integers(2, 12))
 def test_cutmix_says_the_area_that_it_left(seed: int, step: int, alpha: float, size: int):
     """Every pixel is one's own or the partner's at the same place, and the share counts those that are own."""

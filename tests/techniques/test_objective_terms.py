@@ -412,7 +412,10 @@ def test_a_teacher_that_is_not_as_it_was_is_refused(few: Protocol, stored: Calla
     ("content", "message"),
     [
         (b"GIF89a", "holds no weights of a run, or more than plain data and tensors"),
-        ({"dataset_options": {"noise": 0.2}}, "its dataset_options is .* allowed are weights of the same data"),
+        (
+            {"dataset_options": {"noise": 0.2}},
+            "its noise is 0.2 and the protocol's 0.04; allowed are weights of the same data",
+        ),
         ({"model": "os:system"}, "its network is os:system; allowed are bench's own, and the protocol's"),
         ({"state": {"x": torch.ones(1)}}, "Error.* in loading state_dict for MultiModalMemoryNetwork"),
     ],

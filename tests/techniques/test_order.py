@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.datasets.samples import Samples
@@ -73,6 +73,7 @@ def short_ids(batch: list[int], totals: Counter[int], size: int) -> list[int]:
     return [each for each, count in Counter(batch).items() if count < min(size, totals[each])]
 
 
+@settings(deadline=None)
 @given(
     ids=st.lists(st.integers(0, 12), min_size=1, max_size=120),
     size=st.integers(2, 5),
@@ -92,6 +93,7 @@ def test_batches_are_full_of_groups_and_no_sample_is_lost(ids: list[int], size: 
     assert torch.equal(order, grouped_order(ids, batch_size, size, seed, epoch))
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 12), groups=st.integers(1, 4), size=st.integers(2, 5), seed=st.integers(0, 2**62))
 def test_whole_groups_are_never_divided_where_batches_hold_them_exactly(count: int, groups: int, size: int, seed: int):
     ids = [i for i in range(count) for _ in range(size)]
