@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.continual.figures import is_entry
 from bench.driver import Watcher
 from bench.executor import Progress as EpochProgress
 from bench.plan import Run
@@ -34,7 +35,8 @@ class Announced(Protocol):
 def _result(record: RunRecord, primary_metric: str) -> str:
     """A finished run in one line."""
     if record.outcome is Outcome.OK:
-        figures = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in record.figures.items())
+        shown = {name: value for name, value in record.figures.items() if not is_entry(name)}
+        figures = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in shown.items())
         return f"{primary_metric} {record.metrics[primary_metric]:.2f} %, loss {record.loss:.3f}{figures}"
     reason = record.failure.reason if record.failure else ""
     return f"{record.outcome}: {reason}"

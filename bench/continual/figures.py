@@ -7,6 +7,7 @@ the tasks learned so far. Accuracies may be shares or percent: the figures have 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -58,6 +59,11 @@ def all_figures(accuracy: Matrix) -> dict[str, float]:
 def entries(accuracy: Matrix) -> dict[str, float]:
     """The matrix by name: accuracy_t_i, both counted from 1."""
     return {f"accuracy_{t}_{i}": value for t, row in enumerate(accuracy, 1) for i, value in enumerate(row, 1)}
+
+
+def is_entry(name: str) -> bool:
+    """Whether a figure of a record is one of a matrix's T² entries."""
+    return re.fullmatch(r"accuracy_\d+_\d+", name) is not None
 
 
 def _require(accuracy: Matrix) -> int:

@@ -60,6 +60,14 @@ def test_a_record_holds_the_matrix_and_its_figures(small: Protocol, digits: Path
 WITHIN = "task_incremental_accuracy"
 
 
+def test_looks_within_a_task_change_neither_the_matrix_nor_the_figures(small: Protocol, digits: Path):
+    often, curve = carried_out(run_of(changed(small, {"evaluate_every": 1}, "test")), digits)
+    seldom, _ = carried_out(run_of(small), digits)
+    assert [p.epoch for p in curve if p.metrics] == list(range(1, 11))
+    assert (often.metrics, often.figures) == (seldom.metrics, seldom.figures)
+    assert curve[0].metrics["forgetting"] == 0 and curve[2].metrics["accuracy_3"] == 0
+
+
 @pytest.mark.parametrize("network", ["small", "small_fusion"])
 def test_a_run_stopped_in_mid_task_goes_on_with_the_same_bits(
     network: str, digits: Path, tmp_path: Path, request: pytest.FixtureRequest

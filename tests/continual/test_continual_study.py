@@ -44,6 +44,7 @@ def test_a_study_runs_and_is_read_by_every_command(
     for text in ("accuracy %", "forgetting %", "transfer %", "within", "chance: accuracy 10.00 %"):
         assert text in done.out, done.out
     assert "R@" not in done.out
+    assert "average_accuracy" in done.err and "accuracy 1 1" not in done.err
     study, _ = load_study(tmp_path / "results" / "small", None)
     assert len(study.records) == 4 and {len(r.figures) for r in study.records} == {25}
     assert study_scores(study).scores.shape == (2, 2) and study_scores(study).chance == 10
