@@ -18,7 +18,7 @@ from bench.errors import StorageError
 from bench.execution import execute
 from bench.executor import Done, Shard
 from bench.models.dropout import BankDropout, DropoutStream
-from bench.models.multimodal_memory import MultiModalMemoryNetwork
+from bench.models.multimodal_memory import NO_DROPOUT, MultiModalMemoryNetwork
 from bench.models.multimodal_memory_bank import NetworkBank
 from bench.objective import bank_pair_losses, pair_losses
 from bench.placement import BATCH_RUNS, placed
@@ -81,14 +81,14 @@ def test_embeddings_losses_and_gradients_are_those_of_each_network_alone(
     shared, dropout = NetworkBank(networks), BankDropout(streams)
     dropout.start_step(4)
     inputs = {name: torch.stack([double(batch)[name] for batch in batches]) for name in batches[0].inputs()}
-    found = shared.forward(inputs, {name: mask.expand(3, *mask.shape) for name, mask in masks.items()}, dropout,
-                           training=training)  # fmt: skip
+    found = shared.forward(inputs, {name: mask.expand(3, *mask.shape) for name, mask in masks.items()},
+                           dropout if training else NO_DROPOUT, training=training)  # fmt: skip
     losses = bank_pair_losses(found, match_KB, temperature=0.07, multi_positive=multi_positive)
     torch.stack(list(losses.values())).sum().backward()
     for k, (network, stream) in enumerate(zip(alone, own, strict=True)):
         stream.start_step(4)
         network.train(training)
-        expected = network(double(batches[k]), masks, stream)
+        expected = network(double(batches[k]), masks, stream if training else NO_DROPOUT)
         single = pair_losses(expected, match_KB[k], temperature=0.07, multi_positive=multi_positive)
         torch.stack(list(single.values())).sum().backward()
         for name, x in expected.items():
