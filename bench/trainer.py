@@ -308,7 +308,7 @@ class Trainer:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        first = self.step - self.steps_per_epoch
+        first = self.stream_step - self.steps_per_epoch
         for i, indices in enumerate(order.split(self.protocol.batch_size) if norms else ()):
             batch, _ = mixed_batch(samples.take(indices), self.protocol.techniques.mixup, self._noise_seed, first + i)
             with autocast(self.protocol, self.device):
