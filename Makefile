@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test cluster-test crash-test gpu-check baseline baseline-check lint types audit check clean
+.PHONY: study test slow-test cluster-test crash-test gpu-check baseline baseline-check lint types audit check clean
 
 study: $(VENV)/.study
 	@$(BIN)/bench run --optimizers all --epochs 20; code=$$?; \
@@ -11,7 +11,11 @@ study: $(VENV)/.study
 	[ $$code -eq 0 ] || [ $$code -eq 5 ]  # 5: every run was there already
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster and not slow"
+
+# Whole studies and long training runs: about three minutes.
+slow-test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "slow and not kills and not cluster"
 
 # Four optimizers × 5 seeds in about a minute: does each still train as well as when its baseline was committed?
 BASELINE := results/reference/mini.json
@@ -51,7 +55,7 @@ audit: $(VENV)/.test
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive bench optimizers models datasets
 	$(BIN)/python .ci/audit.py
 
-check: lint types audit test
+check: lint types audit test slow-test
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -60,12 +60,3 @@ def audio_row(path: Path, settings: audio.LogMel, frames: int) -> tuple[Tensor, 
     audio.import_libraries("audio")
     spectrum, frames_N = audio.log_mel([audio.read_clip(path, settings.rate)], settings, frames)
     return spectrum, torch.arange(frames) < frames_N[:, None]
-
-
-def imagenet_pixels(image_N3HW: Tensor) -> Tensor:
-    """Images that `images.normalised` made, between 0 and 1 again."""
-    from bench.datasets import images
-
-    mean, deviation = (image_N3HW.new_tensor(x).view(3, 1, 1) for x in
-                       (images.IMAGENET_MEAN, images.IMAGENET_DEVIATION))  # fmt: skip
-    return (image_N3HW * deviation + mean).clamp(0, 1)

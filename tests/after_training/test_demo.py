@@ -99,8 +99,18 @@ def test_tokens_without_a_tokenizer_are_shown_as_runs():
     assert data.captions(text, text != 0) == ["7×4 20×2 3"]
 
 
-def test_pixels_are_between_0_and_1():
+def test_pixels_are_what_the_data_says_of_its_levels():
     data = PairedData(training=4, validation=4, test=4)
+    levels = data.pixel_levels
+    assert levels is not None
+    values = [(level - levels.mean[0]) / levels.deviation[0] for level in (0.0, 0.25, 1.0, 1.5)]
+    shown = data.pixels(torch.tensor(values).repeat(1, 3, 1, 1))
+    assert shown[0, 0, 0].tolist() == pytest.approx([0.0, 0.25, 1.0, 1.0])
+
+
+def test_pixels_of_unknown_levels_are_stretched_to_0_and_1(monkeypatch: pytest.MonkeyPatch):
+    data = PairedData(training=4, validation=4, test=4)
+    monkeypatch.setattr(PairedData, "pixel_levels", None)
     shown = data.pixels(torch.tensor([-2.0, 0.0, 2.0]).repeat(1, 3, 1, 1))
     assert shown[0, 0, 0].tolist() == [0.0, 0.5, 1.0]
     assert data.pixels(torch.ones(1, 3, 2, 2)).abs().max() <= 1  # of one grey

@@ -18,7 +18,7 @@ from bench.datasets import noise
 from bench.datasets.audio import spec_augment
 from bench.datasets.captioned import CaptionedData
 from bench.datasets.own_dataset import OwnDataset
-from bench.datasets.samples import SPLIT_KEYS, DataError, Dataset, PixelLevels, Samples
+from bench.datasets.samples import SPLIT_KEYS, Dataset, PixelLevels, Samples
 from bench.datasets.tokenizers import CharacterTokenizer
 from bench.errors import UsageError
 from bench.execution import execute
@@ -239,16 +239,6 @@ def test_changed_captions_become_tokens_anew(made: Path, tokenizer: dict[str, An
             assert torch.equal(ids, CharacterTokenizer().encode_batch([" ".join(text)], 40)[0][0])
     some = torch.tensor([4, 1, 3])
     assert torch.equal(present(samples.take(some).text_NL), ids_NL[some])
-
-
-def test_a_tokenizer_that_is_not_the_caches_is_noticed(made: Path, monkeypatch: pytest.MonkeyPatch):
-    data = flickr(made, modalities=("text", "image"))
-    other = CharacterTokenizer(" zyxwvutsrqponmlkjihgfedcba.,!?'-")
-    monkeypatch.setattr("bench.datasets.text.tokenizer_from", lambda *given: other)
-    words = data.words(data.training(1, 0))
-    assert words is not None
-    with pytest.raises(DataError, match="other tokens than the character tokenizer gives; bench cache --remove"):
-        words.tokens(["a"])
 
 
 def test_where_no_text_is_kept_a_token_is_a_word(tiny: Protocol):
