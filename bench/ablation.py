@@ -89,9 +89,10 @@ def _differing(
     for k, ((i, j), p) in enumerate(zip(pairs, holm(test.p).tolist(), strict=True)):
         if p <= alpha:
             more, less = (i, j) if (test.difference[k] > 0) != lower else (j, i)
-            low, high = sorted((float(test.low[k]), float(test.high[k])), key=abs)
+            sign = 1 if test.difference[k] > 0 else -1
+            low, high = sorted((sign * float(test.low[k]), sign * float(test.high[k])))
             found.append(GainDifference(
                 more=names[more], less=names[less], n=test.n, difference=abs(float(test.difference[k])),
-                ci95=(abs(low), abs(high)), p_holm=p,
+                ci95=(low, high), p_holm=p,
             ))  # fmt: skip
     return tuple(sorted(found, key=lambda gain: (gain.p_holm, -gain.difference)))

@@ -35,10 +35,11 @@ class _Clock:
         for group in optimizer.param_groups:
             group["lr"] *= level.lr_scale
         self.gathered: list[Tensor | None] = [None] * len(self.parameters)  # None: no gradient yet
-        self.firings = 0
+        self.firings = self.ticks = 0  # ticks gathered since the last firing
 
     def gather(self) -> None:
         """Add the gradients at hand."""
+        self.ticks += 1
         sums, gradients = [], []
         for i, p in enumerate(self.parameters):
             if p.grad is None:
@@ -53,8 +54,9 @@ class _Clock:
         if sums:
             torch._foreach_add_(sums, gradients)  # pyright: ignore[reportPrivateImportUsage]
 
-    def hand_over(self, ticks: int) -> None:
-        """Leave what `ticks` ticks have come to on the parameters, and begin anew."""
+    def hand_over(self) -> None:
+        """Leave what the ticks have come to on the parameters, and begin anew."""
+        ticks, self.ticks = self.ticks, 0
         for p, total in zip(self.parameters, self.gathered, strict=True):
             if total is not None and self.level.reduction == "mean" and ticks > 1:
                 total.div_(ticks)
@@ -63,13 +65,13 @@ class _Clock:
 
     def state(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "attributes": plain_attributes(self.optimizer),
-                "gathered": list(self.gathered), "firings": self.firings}  # fmt: skip
+                "gathered": list(self.gathered), "firings": self.firings, "ticks": self.ticks}  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         device = self.parameters[0].device
         restore_optimizer(self.optimizer, state["optimizer"], state["attributes"], device)
         self.gathered = [None if total is None else total.to(device) for total in state["gathered"]]
-        self.firings = state["firings"]
+        self.firings, self.ticks = state["firings"], state["ticks"]
 
 
 class _States(ChainMap[Tensor, Any]):
@@ -133,7 +135,7 @@ class CadencedOptimizer(Optimizer):
 
     def _fire(self, clocks: Sequence[_Clock]) -> None:
         for clock in clocks:
-            clock.hand_over(self.tick % clock.level.chunk or clock.level.chunk)
+            clock.hand_over()
         for chunk in {clock.level.chunk for clock in clocks}:
             own = {id(p) for clock in clocks if clock.level.chunk == chunk for p in clock.parameters}
             together = [p for p in self._all if id(p) in own]  # in the plain step's order, which decides the last bits
@@ -148,6 +150,12 @@ class CadencedOptimizer(Optimizer):
         """The ids of the parameters whose gradients the latest tick did not use."""
         fired = {id(p) for clock in self._fired for p in clock.parameters}
         return frozenset(id(p) for p in self._all if id(p) not in fired)
+
+    def count_anew(self) -> None:
+        """Count firings and skipped ticks from here on; chunks go on."""
+        self.skipped = 0
+        for clock in self._clocks:
+            clock.firings = 0
 
     @property
     def figures(self) -> dict[str, float]:

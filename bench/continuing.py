@@ -75,6 +75,9 @@ def _why_anew(weights: Weights, chosen: Selected) -> str | None:
         return f"the optimizer is {spec.name}, was {head.optimizer}"
     if (spec.revision, spec.source_digest) != (head.revision, head.source_digest):
         return f"the code of {spec.name} has changed"
+    stages = head.protocol.techniques.stages
+    if stages is not None and len(stages.stages) > 1 and any(stage.rates for stage in stages.stages):
+        return "its stages had rates, so that its groups are not those of the last stage alone"
     then, now = head.hyperparameters, chosen.hyperparameters
     if other := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
         return f"{other[0]} is {now.get(other[0])!r}, was {then.get(other[0])!r}"

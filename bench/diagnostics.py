@@ -92,7 +92,9 @@ class UpdateWatch:
 class DivergenceWatch:
     """Says whether a run has diverged, by the limits of its protocol."""
 
-    def __init__(self, model: nn.Module, protocol: StudyProtocol) -> None:
+    def __init__(self, model: nn.Module, protocol: StudyProtocol, *, at_least: float = 0.0) -> None:
+        """`at_least`: what the initial loss counts as where it is lower, as it is of weights that are trained."""
+        self._at_least = at_least
         self._named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         # A parameter that starts at zero (a bias) is measured against a norm of 1.
         initial = _norms([p.detach() for _, p in self._named])
@@ -103,7 +105,7 @@ class DivergenceWatch:
     def check(self, losses: Sequence[float], epoch: int, first_step: int) -> Failure | None:
         """The failure after steps `first_step`, … with these losses (steps of the run count from 0), or None."""
         if self.initial_loss is None and losses:
-            self.initial_loss = losses[0]
+            self.initial_loss = max(losses[0], self._at_least)
         for step, loss in enumerate(losses, first_step):
             if not abs(loss) < float("inf"):
                 return Failure(reason=f"loss is {loss}", epoch=epoch, step=step)

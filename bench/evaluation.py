@@ -19,6 +19,7 @@ from bench.embeddings import embeddings_alone, embeddings_together
 from bench.errors import BadRecordError, UsageError
 from bench.metrics import NonFiniteEmbeddingError, ensemble_scores
 from bench.models.multimodal_memory_bank import NetworkBank
+from bench.plan import settings_key
 from bench.protocol import Protocol
 from bench.ranking import recall_grain
 from bench.seeding import torch_seeded
@@ -29,11 +30,12 @@ from bench.test_time import TestTimeEffect, test_time_effect
 from bench.trainer import resident_dataset, with_frozen_results
 from bench.weights import Weights
 from bench.worker import prepare_process
+from bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from bench.workload import Network, Workload
 
-OWN_CODE = re.compile(r"bench\.(datasets|models)\.\w+:\w+")
+OWN_CODE = frozenset(text for own in WORKLOADS.values() for text in (own.dataset, own.model))
 REFERENCE = re.compile(r"[\w./\\~ -]+:[A-Za-z_]\w*")
 DATA_KEYS = ("workload.dataset", "workload.reads_files", "workload.modalities")
 
@@ -129,7 +131,9 @@ def with_test_time(
             batch = weights.head.protocol.batch_size  # as many as it was trained on at once
             effects.append(test_time_effect(network, dataset, found.split, precision, metric=metric, batch=batch))
     together = None
-    if len(effects) > 1:
+    heads = [weights.head for weights in files]
+    alike = {(head.optimizer, settings_key(head.hyperparameters), head.kind) for head in heads}
+    if len(alike) == 1 and len({head.seed for head in heads}) == len(heads) > 1:  # else they are no sample of anything
         on, off = [each.on for each in effects], [each.off for each in effects]
         over = paired_t(on, off, grain=recall_grain(found.protocol))
         together = Difference(
@@ -212,6 +216,13 @@ def require_equal_data(files: Sequence[Weights]) -> None:
                              "are weights of the same data")  # fmt: skip
 
 
+def require_retrieval(files: Sequence[Weights]) -> None:
+    """Raise `UsageError` where a file is of a workload that retrieves nothing."""
+    for weights in files:
+        if (kind := weights.head.protocol.workload.kind) != "retrieval":
+            raise UsageError(f"{weights.path}: its workload is of kind {kind!r}; allowed is 'retrieval'")
+
+
 def require_own_code(files: Sequence[Weights], given: Protocol | None) -> None:
     """Raise `UsageError` where a file names code that is not bench's own and that the user has not named too.
 
@@ -221,7 +232,7 @@ def require_own_code(files: Sequence[Weights], given: Protocol | None) -> None:
         workload = weights.head.protocol.workload
         named = [workload.dataset, workload.model]
         named += [*_references(workload.dataset_options), *_references(workload.model_options)]
-        foreign = [text for text in named if not OWN_CODE.fullmatch(text)]
+        foreign = [text for text in named if text not in OWN_CODE]
         if foreign and (given is None or _content(given.workload) != _content(workload)):
             raise UsageError(f"{weights.path}: names code outside bench, {foreign[0]!r}; allowed with --protocol and "
                              "the run's protocol file, which names it too")  # fmt: skip

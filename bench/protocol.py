@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -119,6 +120,12 @@ class Protocol(BaseModel):
     def stage_rates(self) -> tuple[dict[str, float], ...]:
         """By stage of training, patterns of names with factors on the rate; one stage where training has none."""
         return self.techniques.stages.rates if self.techniques.stages is not None else ({},)
+
+    @property
+    def chance_loss(self) -> float:
+        """The loss of embeddings that are all alike: ln of the batch size for every pair of modalities."""
+        modalities = len(self.workload.modalities)
+        return modalities * (modalities - 1) / 2 * math.log(self.batch_size)
 
     def canonical_json(self) -> str:
         """The hashed content: sorted keys, no spaces, names and counts of seeds left out.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -96,7 +97,9 @@ def _optimizer(
 ) -> tuple[Optimizer, list[multipliers.Factors]]:
     """The entry's optimizer, one for each level where the protocol has a cadence, and the factors of its groups."""
     protocol, factors = run.protocol, []
-    patterns = [protocol.rate_multipliers | own for own in protocol.stage_rates]
+    # Later patterns overrule: a stage's own come last, also one that the protocol names too.
+    everywhere = protocol.rate_multipliers.items()
+    patterns = [{key: factor for key, factor in everywhere if key not in own} | own for own in protocol.stage_rates]
 
     def build(own: Sequence[RoledParameter]) -> Optimizer:
         found = multipliers.factors_of(own, patterns)
@@ -115,7 +118,10 @@ def with_frozen_results(dataset: Dataset, model: nn.Module, protocol: Protocol, 
     if not isinstance(dataset, WithNetworkFiles):
         return dataset
     changing = changed_modalities(protocol.techniques)
-    encoders = {name: each for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}
+    # What an encoder's results depend on besides its weights: how it is used, and the precision.
+    use = json.dumps([protocol.precision, protocol.workload.model_options], sort_keys=True)
+    encoders = {name: replace(each, identity=f"{each.identity} {use}")
+                for name, each in cast("FileNetwork", model).frozen().items() if name not in changing}  # fmt: skip
     return dataset.encoded(encoders, lambda: autocast(protocol, device))
 
 
@@ -183,7 +189,9 @@ class Trainer:
             self.cadence = self.optimizer if isinstance(self.optimizer, CadencedOptimizer) else None
             self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
             self.updates = UpdateWatch(trained)
-            self.divergence = DivergenceWatch(trained, protocol)
+            self.divergence = DivergenceWatch(
+                trained, protocol, at_least=0.0 if start is None else protocol.chance_loss
+            )
             self.dropout = DropoutStream(self.model.dropout_probability, role_seed(run.seed, "dropout"), device)
             self.take_step = OptimizerStep(
                 self.optimizer, spec.needs, self.model, self.objective, self.dropout, protocol, device, ranks
@@ -251,7 +259,7 @@ class Trainer:
             epoch = self.epochs_before + self.epoch + 1
             samples = self._training_samples(epoch, self._noise_seed)
             order_seed = role_seed(self.run.seed, "order")
-            order = decided_order(self.protocol, self.dataset, samples, order_seed, epoch)
+            order = decided_order(self.protocol, self.dataset, samples, order_seed, epoch, done=self.epoch)
             if order is None:
                 order = batch_order(order_seed, epoch, len(samples))
             samples = augmented(samples, self.dataset, self.protocol.techniques, self._noise_seed, epoch)
@@ -499,6 +507,8 @@ class Trainer:
         if training is None:
             raise ValueError(f"{start.path.name}: holds no state of the optimizer, as the protocol says it does")
         restore_optimizer(self.optimizer, training["optimizer"], training["attributes"], self.device)
+        if self.cadence is not None:
+            self.cadence.count_anew()
         self.take_step.restore_scale(training["scaler"])
         if start.head.device == self.device.type:  # of another kind there are no states for these generators
             set_generator_states(training["generators"])

@@ -188,7 +188,10 @@ def _torchvision(wanted: Wanted) -> Built:
         raise ValueError(f"name is {name!r}, which is no classifier of torchvision.models")
     _require_arguments(wanted.options.arguments, refused=("weights", "weights_backbone", "pretrained", "progress"))
     network = models.get_model(name, weights=None, **wanted.options.arguments)
-    head, layer = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    layers = [(place, module) for place, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError(f"name is {name!r}, which has no linear layer; allowed are models that end in one")
+    head, layer = layers[-1]
     network.set_submodule(head, nn.Identity())
     report = wanted.load_into_(network, [rf"{head}\."])
     return PixelTower(network, layer.in_features, wanted.options.pixels({}, "", "")), report

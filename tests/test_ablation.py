@@ -137,3 +137,11 @@ def test_bad_input_is_one_line_before_anything_runs(tiny_toml: Path, tmp_path: P
     with pytest.raises(UsageError, match="unknown technique 'quee'"):
         CliRunner().invoke(cli, ["ablate", *common, "--technique", "quee"], catch_exceptions=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_technique_that_the_protocol_has_already_is_refused(tiny_toml: Path, tmp_path: Path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(tiny_toml.read_text() + "\n[techniques.queue]\nsize = 8\n")
+    with pytest.raises(UsageError, match=r"^--technique queue: protocol 'mine' has it already"):
+        CliRunner().invoke(cli, ["ablate", "-p", str(mine), "--results", str(tmp_path / "r"), "--technique", "queue"],
+                           catch_exceptions=False)  # fmt: skip

@@ -323,3 +323,26 @@ def test_what_an_entry_keeps_on_itself_goes_on(tiny: Protocol, tmp_path: Path, w
     record, _ = in_pieces(run, tmp_path, steps=1)
     assert record.outcome is Outcome.OK
     assert record.model_dump(exclude=TIMES) == execute(run, device=CPU).model_dump(exclude=TIMES)
+
+
+def test_after_a_flush_the_next_mean_is_over_its_own_ticks():
+    """10 ticks, flushed; 6 more to the firing at tick 16: their mean gradient is 1, so w moves by −1 again."""
+    level = Level(name="all", pattern=".", chunk=16, reduction="mean", flush_at_end=True)
+    p = nn.Parameter(torch.zeros(1))
+    roled = [RoledParameter(name="w", parameter=p, role=Role.BIAS)]
+
+    def fresh() -> CadencedOptimizer:
+        return CadencedOptimizer([level], roled, lambda own: torch.optim.SGD([x.parameter for x in own], lr=1.0), None)
+
+    def ticks(optimizer: CadencedOptimizer, count: int) -> None:
+        for _ in range(count):
+            p.grad = torch.ones(1)
+            optimizer.step()
+
+    first, second = fresh(), fresh()
+    ticks(first, 10)
+    first.flush()
+    assert p.item() == -1
+    second.load_state_dict(first.state_dict())
+    ticks(second, 6)
+    assert p.item() == -2

@@ -64,6 +64,9 @@ def ablate_command(
     seeds = options.pop("seeds")
     plain = basis(list(optimizers), results=results, command=command, overrides=parse_overrides(overrides), **options)
     variants = {text: with_techniques(plain.protocol, text.split("+")) for text in dict.fromkeys(techniques)}
+    if same := next((text for text, each in variants.items() if each.hash == plain.protocol.hash), None):
+        raise UsageError(f"--technique {same}: protocol {plain.protocol.name!r} has it already; allowed are others, or "
+                         "a protocol without")  # fmt: skip
     counted = parse_seeds(str(plain.protocol.seeds if seeds is None else seeds))
     plans = [make_plan(replace(plain, protocol=each), counted) for each in (plain.protocol, *variants.values())]
     without, *changed = (_carried_out(plan, tracker_names) for plan in plans)

@@ -57,11 +57,12 @@ def evaluate_command(
 
 
 def usable_weights(paths: Sequence[Path], protocol: str | None) -> list[Weights]:
-    """The files' weights, whose code the user has named where it is not bench's own."""
-    from bench.evaluation import require_own_code
+    """The weights of files of retrieval, whose code the user has named where it is not bench's own."""
+    from bench.evaluation import require_own_code, require_retrieval
     from bench.protocols import load_protocol
     from bench.weights import read_weights
 
     files = [read_weights(path) for path in paths]
+    require_retrieval(files)
     require_own_code(files, None if protocol is None else load_protocol(protocol))
     return files

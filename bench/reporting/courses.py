@@ -34,6 +34,8 @@ def courses(study: Study, table: Sequence[Row]) -> list[str]:
         "the loss stands still in the second half, far from the best possible": _stood_still,
         f"an epoch took over {SLOW:g} × the median of its run": _slowed,
     }
+    if study.protocol.workload.kind == "continual":  # the next task's loss is high at first
+        kinds = {what: seen for what, seen in kinds.items() if seen is _slowed}
     lines = []
     for row in table:
         curves = {r.seed: (r, study.curves.get(r.run_id, ())) for r in row.records}
@@ -56,9 +58,11 @@ def _rose(record: RunRecord, curve: Sequence[CurvePoint]) -> bool:
 
 
 def _stood_still(record: RunRecord, curve: Sequence[CurvePoint]) -> bool:
+    if record.best_loss is None:
+        return False
     first, middle, last = curve[0].loss, curve[len(curve) // 2].loss, curve[-1].loss
-    way = first - (record.best_loss or 0.0)
-    return middle - last < STILL * way and last - (record.best_loss or 0.0) > FAR * way
+    way = first - record.best_loss
+    return middle - last < STILL * way and last - record.best_loss > FAR * way
 
 
 def _slowed(record: RunRecord, curve: Sequence[CurvePoint]) -> bool:

@@ -54,7 +54,9 @@ class Parts:
             handed_on = sum((embeddings[name].to(leaf.dtype) * _gradient(leaf)[rows]).sum()
                             for name, leaf in leaves.items())  # fmt: skip
             own = [scaled(term) for term in weighted.values()]
-            torch.stack([torch.as_tensor(handed_on), *own]).sum().backward()
+            total = torch.stack([torch.as_tensor(handed_on), *own]).sum()
+            if total.requires_grad:  # not where a stage trains the loss alone
+                total.backward()
             for name, term in weighted.items():
                 of_samples[name] = of_samples.get(name, 0) + term.detach()
         losses = {name: term.detach() for name, term in terms.items()} | of_samples

@@ -27,6 +27,8 @@ def require_data(protocol: Protocol, dataset: Dataset) -> None:
         needed = NEEDS.get(name)
         if needed is not None and needed not in modalities:
             raise _fault(protocol, name, f"needs {needed}, the workload has {', '.join(modalities)}")
+    if idle := next((name for name, nothing in _idle(techniques).items() if nothing), None):
+        raise _fault(protocol, idle, "changes nothing with these options; allowed are some that do")
     _require_once(protocol, dataset)
     images = techniques.image_augmentation
     if images is not None and has_colour(images) and dataset.pixel_levels is None:
@@ -34,6 +36,18 @@ def require_data(protocol: Protocol, dataset: Dataset) -> None:
                      "images is not known; allowed are jitter = 0 with grey = 0, or data that says so")  # fmt: skip
     if {"text_augmentation", "curriculum", "semantic_groups"} & set(techniques.on):
         _require_captions(protocol, dataset, dataset.training(1, 0))
+
+
+def _idle(techniques: Techniques) -> dict[str, bool]:
+    """By augmentation, whether its options leave everything as it is."""
+    images, texts, masks = techniques.image_augmentation, techniques.text_augmentation, techniques.spec_augment
+    return {
+        "image_augmentation": images is not None
+        and images.smallest_crop == 1 and not (images.flip or images.jitter or images.grey),
+        "text_augmentation": texts is not None and not (texts.captions and texts.words),
+        "spec_augment": masks is not None
+        and not (masks.time_masks * masks.time_width or masks.frequency_masks * masks.frequency_width),
+    }  # fmt: skip
 
 
 def _require_once(protocol: Protocol, dataset: Dataset) -> None:
@@ -78,9 +92,11 @@ def _require_changes(protocol: Protocol, options: TextAugmentation, words: Words
 
 def _require_groups(protocol: Protocol, options: SemanticGroups, training: SampleSource) -> None:
     techniques = protocol.techniques
-    if not (protocol.workload.multi_positive or techniques.multi_positive or techniques.supervised):
+    several = techniques.multi_positive
+    by_match = protocol.workload.multi_positive if several is None else bool({"match", "label"} & set(several.equal))
+    if not (by_match or techniques.supervised):
         raise _fault(protocol, "semantic_groups", "a batch holds samples of one match id, and the loss has one "
-                     "positive a sample; allowed is it with multi_positive or supervised")  # fmt: skip
+                     "positive a sample; allowed is multi_positive by match or label, or supervised")  # fmt: skip
     if options.size > protocol.batch_size:
         raise _fault(protocol, "semantic_groups", f"size is {options.size}; allowed is at most the batch's, "
                      f"{protocol.batch_size}")  # fmt: skip

@@ -17,6 +17,10 @@ from bench.workload import roled_parameters
 def require_techniques(spec: OptimizerSpec, protocol: Protocol) -> None:
     """Raise `UsageError` where an entry cannot be trained with a technique of the protocol."""
     evaluates = sorted(spec.needs & {Need.CLOSURE, Need.SECOND_ORDER})
+    stages = protocol.techniques.stages
+    if stages is not None and any(stage.freeze for stage in stages.stages) and Need.CLOSURE in spec.needs:
+        raise UsageError(f"optimizer {spec.name}: technique stages does not go with its need closure, whose steps move "
+                         "what stands still; allowed are optimizers without")  # fmt: skip
     for name in ("accumulation", "checkpointing"):
         if getattr(protocol.techniques, name) is not None and evaluates:
             raise UsageError(f"optimizer {spec.name}: technique {name} does not go with its need "

@@ -283,7 +283,10 @@ class Techniques(_Options):
 
     def hashed(self) -> dict[str, Any]:
         """What a protocol's hash covers: those that are on."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"distillation": {"teacher"}})
+        content = self.model_dump(mode="json", exclude_none=True, exclude={"distillation": {"teacher"}})
+        for stage in content.get("stages", {}).get("stages", []):
+            stage["rates"] = list(stage["rates"].items())  # in order: later ones overrule
+        return content
 
 
 _EXCLUSIVE = (
@@ -292,15 +295,17 @@ _EXCLUSIVE = (
     ("siglip", "queue"),
     ("siglip", "hard_negatives"),
     ("curriculum", "semantic_groups"),
+    ("language_model", "accumulation"),  # its mean is over tokens, of which parts have different numbers
 )
 # With one of these the lowest loss is not that of the plain objective.
 CHANGES_THE_LOSS = frozenset({
     "learned_temperature", "reconstruction", "queue", "hard_negatives", "supervised", "multi_positive", "siglip",
     "classification", "distillation", "language_model", "mixup", "semantic_groups",
+    "curriculum",
 })  # fmt: skip
 # Of these the passes of a step know nothing: data arrives changed, or something happens between steps.
 OUTSIDE_THE_STEP = frozenset({
-    "image_augmentation", "text_augmentation", "spec_augment", "curriculum", "semantic_groups", "test_time_training",
+    "image_augmentation", "text_augmentation", "spec_augment", "semantic_groups", "test_time_training",
 })  # fmt: skip
 
 

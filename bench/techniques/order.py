@@ -21,16 +21,18 @@ from bench.techniques.options import Curriculum
 LOOKED_AT = 64  # ids that are tried for what is left of a batch
 
 
-def decided_order(protocol: Protocol, dataset: Dataset, training: SampleSource, seed: int, epoch: int) -> Tensor | None:
+def decided_order(
+    protocol: Protocol, dataset: Dataset, training: SampleSource, seed: int, epoch: int, *, done: int | None = None
+) -> Tensor | None:
     """The order [N] of epoch `epoch` (from 1), whose samples are `training`; batches are its parts. On the CPU.
 
-    None where no technique decides it.
+    `done` of the protocol's epochs are behind it, by default all before. None where no technique decides it.
     """
     curriculum, groups = protocol.techniques.curriculum, protocol.techniques.semantic_groups
     if curriculum is not None:
         words = dataset.words(training)
         assert words is not None  # looked at before anything ran
-        weight_N = curriculum_weights(words.count_N, epoch - 1, protocol.epochs, curriculum)
+        weight_N = curriculum_weights(words.count_N, epoch - 1 if done is None else done, protocol.epochs, curriculum)
         return weighted_order(weight_N, seed, epoch)
     if groups is not None:
         return grouped_order(training.match_N.tolist(), protocol.batch_size, groups.size, seed, epoch)

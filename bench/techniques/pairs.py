@@ -139,7 +139,8 @@ def _positives(on: Techniques, *, multi_positive: bool) -> tuple[str, ...]:
         return ("label",)
     if on.multi_positive is not None:
         return on.multi_positive.equal
-    return ("match",) if multi_positive or on.semantic_groups is not None else ("place",)
+    # Under a curriculum a batch may hold a sample twice, which is no negative of itself.
+    return ("match",) if multi_positive or on.semantic_groups or on.curriculum else ("place",)
 
 
 def _known(id_B: Tensor | None) -> Tensor:

@@ -502,7 +502,7 @@ OWN = {"workload": {"dataset": "bench.datasets.own_dataset:OwnDataset", "modalit
         ({}, ["curriculum"], "every caption has 12 words; allowed are captions of different lengths"),
         ({}, ['text_augmentation.synonyms={"3": ["x"]}'], "'x' is no word; words are the tokens' ids, 0 to 999"),
         ({}, ['text_augmentation.synonyms={"Red": ["x"]}'], "allowed are a word in lower case and texts for it"),
-        ({}, ["semantic_groups"], "the loss has one positive a sample; allowed is it with multi_positive"),
+        ({}, ["semantic_groups"], "the loss has one positive a sample; allowed is multi_positive"),
         ({}, ["semantic_groups", "multi_positive"], "size is 2 and no match id has more than 1 training samples"),
         ({}, ["semantic_groups.size=9", "multi_positive"], "size is 9; allowed is at most the batch's, 8"),
     ],
