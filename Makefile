@@ -13,7 +13,7 @@ study: $(VENV)/.study
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "not kills and not cluster and not slow"
 
-# Whole studies and long training runs: about three minutes.
+# Whole studies and long training runs: about five minutes.
 slow-test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope -m "slow and not kills and not cluster"
 

@@ -110,6 +110,7 @@ def run(*arguments: str):
     return CliRunner().invoke(cli, ["ablate", *arguments], catch_exceptions=True)
 
 
+@pytest.mark.slow
 def test_whole_way_with_resume(tiny_toml: Path, tmp_path: Path):
     """Three techniques at once; the plain runs are those of `bench run`, and nothing is run twice."""
     common = ["-p", str(tiny_toml), "-o", "sgd,adamw", "--results", str(tmp_path), "--seeds", "2", "--workers", "2"]

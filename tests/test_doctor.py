@@ -127,6 +127,7 @@ def test_matrices_are_found_by_their_updates_and_embeddings_among_them_named(tin
     assert 4 < plain["network"]["state_bytes"] / plain["network"]["parameters"] <= 8.1
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_of_a_closure_optimizer_are_those_of_its_first_evaluation(tiny_toml: Path):
     """Which are those of any optimizer at the same weights and batch, but for clipping."""
     reports = [json.loads(doctor(name, "-p", str(tiny_toml), "--json").stdout) for name in ("lbfgs", "sgd")]

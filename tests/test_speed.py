@@ -237,6 +237,7 @@ def test_the_straightforward_loop_learns_what_ours_learns():
         assert torch.allclose(a, b, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_a_study_stands_beside_the_straightforward_one(tiny_toml: Path):
     result = speed("-o", "sgd,gda2", "-p", str(tiny_toml), "--seeds", "1", "--json", of="study")
     assert result.exit_code == 0

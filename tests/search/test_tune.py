@@ -173,6 +173,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_search_and_ranking_in_one_command(tiny_toml: Path, tmp_path: Path):
     early = call(tmp_path, tiny_toml, "run", "-o", "sgd,adamw", "--lr", "search", "--race", "--seeds", "3")
     assert early.returncode == 2 and "--race over 3 seeds" in early.stderr and not (tmp_path / "results").exists()
