@@ -16,6 +16,7 @@ from bench.commands.options import (
     AS_JSON,
     EXIT_FAILED,
     OVERRIDES,
+    SEEDS,
     optimizers_option,
     parse_overrides,
     print_json,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @optimizers_option("builtin")
 @OVERRIDES
 @study_options
-@click.option("--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]")
+@SEEDS
 @click.option(
     "--lr",
     "rates",

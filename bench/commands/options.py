@@ -48,6 +48,9 @@ OVERRIDES = click.option(
     metavar="NAME.KEY=VALUE",
     help="A setting of one optimizer, as adamw.lr=3e-4.",
 )
+SEEDS = click.option(
+    "--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]"
+)
 _WHERE_AND_HOW = (
     click.option("--protocol", "-p", help="Built-in name or a .toml file.  [default: standard with CUDA, else mini]"),
     click.option("--epochs", type=int, help="Epochs of every run.  [default: the protocol's]"),

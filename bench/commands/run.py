@@ -17,6 +17,7 @@ from bench.commands.options import (
     EXIT_FAILED,
     EXIT_NOTHING_TO_DO,
     OVERRIDES,
+    SEEDS,
     optimizers_option,
     parse_overrides,
     study_options,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @optimizers_option("all")
 @OVERRIDES
 @study_options
-@click.option("--seeds", help="A count (5 = seeds 0 to 4), a range (0-9) or a list (0,3,7).  [default: the protocol's]")
+@SEEDS
 @click.option(
     "--lr",
     "rates",
